@@ -1,0 +1,250 @@
+"""The values that travel between stations. Frozen; shapes in the field's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Signal = Literal["passage_log_likelihood", "leave_one_out", "attention_mass"]
+"""What a reader can be asked about each passage; see `ReaderSignals`."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One retrievable unit of text."""
+
+    id: str
+    text: str
+    title: str = ""
+    section: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def heading(self) -> str:
+        """The title, followed by ``: section`` where there is one."""
+        return f"{self.title}: {self.section}" if self.section else self.title
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a task: what is asked, what should be written, what may not be retrieved."""
+
+    id: str
+    query: str
+    target: str
+    answers: tuple[str, ...] = ()
+    excluded_passage_ids: frozenset[str] = frozenset()
+    gold_passage_ids: frozenset[str] = frozenset()
+    passages: tuple[Passage, ...] | None = None
+    """Given passages from the data file; None where the file gives none."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples processed together."""
+
+    examples: tuple[Example, ...]
+
+    @property
+    def query(self) -> list[str]:
+        """The queries, in order."""
+        return [example.query for example in self.examples]
+
+    @property
+    def target(self) -> list[str]:
+        """The targets, in order."""
+        return [example.target for example in self.examples]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The passages found for a batch, best first. Every query has the same number of them."""
+
+    passages: tuple[tuple[Passage, ...], ...]
+    scores: Float[Tensor, "bsz n_context"]
+    rows: Int64[Tensor, "bsz n_context"]
+
+    def first(self, n_context: int) -> Retrieved:
+        """Keep the best ``n_context`` passages of every query."""
+        return Retrieved(
+            tuple(passages[:n_context] for passages in self.passages),
+            self.scores[:, :n_context],
+            self.rows[:, :n_context],
+        )
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What an index returns: scores, best first, and rows. Never text."""
+
+    scores: Float[Tensor, "bsz topk"]
+    rows: Int64[Tensor, "bsz topk"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Integer tokens and their mask (True where a token is real). Pads are on the right."""
+
+    ids: Int64[Tensor, "... length"]
+    mask: Bool[Tensor, "... length"]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """Return the same tokens on ``device``."""
+        return Tokens(self.ids.to(device), self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """A sum of negative log-likelihoods in nats and the number of target tokens it runs over.
+
+    Kept apart so that gradient accumulation can divide by the tokens of the whole update.
+    """
+
+    total: Float[Tensor, ""]
+    tokens: int
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """Nats per target token."""
+        return self.total / max(self.tokens, 1)
+
+
+@dataclass(frozen=True)
+class ReaderSignals:
+    """What the reader makes of each passage. No field carries a gradient.
+
+    Only the fields that were asked for are set. K is ``retriever_n_context``.
+    """
+
+    target_mask: Bool[Tensor, "bsz length"]
+    """True where the target has a token."""
+    passage_log_likelihood: Float[Tensor, "bsz n_context length"] | None = None
+    """log p(a_t | a_<t, q, d_k), one passage at a time; 0 where ``target_mask`` is False."""
+    leave_one_out: Float[Tensor, "bsz n_context length"] | None = None
+    """log p(a_t | a_<t, q, all passages but d_k); 0 where ``target_mask`` is False."""
+    attention_mass: Float[Tensor, "bsz n_context"] | None = None
+    """Attention probability x value norm on the passage's tokens, summed over them and over the
+    target's tokens, averaged over heads and layers."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One pass of a reader over a batch: the training loss and, where asked for, the signals."""
+
+    loss: TokenLoss
+    signals: ReaderSignals
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    log_prob: float
+    """Sum of the log-probabilities of the generated tokens, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How answers are written."""
+
+    max_new_tokens: int = 32
+    """Longest answer, in tokens."""
+    min_new_tokens: int = 0
+    """Shortest answer, in tokens."""
+    num_beams: int = 1
+    """Beams; 1 is greedy."""
+    length_penalty: float = 1.0
+    """Exponent of the length by which beam scores are divided."""
+
+
+Inputs = TypeVar("Inputs", bound="ReaderInputs")
+
+
+class ReaderInputs(Protocol):
+    """What a reader's `collate` makes: queries and passages as that reader's tokens."""
+
+    @property
+    def n_context(self) -> int:
+        """Passages per query; 0 in closed book."""
+        ...
+
+    def first(self: Inputs, n_context: int) -> Inputs:
+        """Keep the best ``n_context`` passages of every query."""
+        ...
+
+
+class Reader(Protocol):
+    """Query and passages to answer: Fusion-in-Decoder over T5, or a decoder-only LM.
+
+    Implementations are `torch.nn.Module`s, trained and saved as such.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        ...
+
+    def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Any:
+        """Return `ReaderInputs` for a batch; empty passage lists mean closed book."""
+        ...
+
+    def loss(self, inputs: Any, target: Sequence[str]) -> TokenLoss:
+        """Return the cross-entropy of the targets, with gradient."""
+        ...
+
+    def signals(
+        self,
+        inputs: Any,
+        target: Sequence[str],
+        measure: frozenset[Signal],
+        *,
+        logit_temperature: float = 1.0,
+    ) -> ReaderSignals:
+        """Return what the reader makes of each passage: eval mode, no gradient."""
+        ...
+
+    def read(
+        self, inputs: Any, target: Sequence[str], *, n_context: int, measure: frozenset[Signal]
+    ) -> Reading:
+        """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
+
+        One encoding serves both where that changes no number (no active dropout).
+        """
+        ...
+
+    def generate(self, inputs: Any, generation: Generation) -> list[Generated]:
+        """Write one answer for each query: eval mode, no gradient."""
+        ...
+
+    def score(self, inputs: Any, target: Sequence[str]) -> Float[Tensor, "bsz"]:
+        """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
+        ...
+
+    def save_pretrained(self, path: Any) -> None:
+        """Write an ordinary transformers directory and this reader's own settings."""
+        ...
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one micro-batch gives: both losses as sums, their counts, and numbers for the log."""
+
+    reader: TokenLoss
+    retriever_total: Float[Tensor, ""] | None
+    """Sum over queries; None while the retriever is frozen."""
+    queries: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Sums over queries of whatever is logged as a mean over queries (KL, entropies)."""
+    rows: Int64[Tensor, "bsz n_context"] | None = None
+    """Rows retrieved, for the collapse monitor."""
