@@ -1,1 +1,97 @@
+"""The command line: ``main`` is a table from a verb to the module that does it."""
 
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from atlas_lm.runtime.errors import InputError, did_you_mean
+
+VERBS = {
+    "quickstart": "atlas_lm.cli.quickstart",
+    "prepare": "atlas_lm.cli.prepare",
+    "index": "atlas_lm.cli.index",
+    "train": "atlas_lm.cli.train",
+    "evaluate": "atlas_lm.cli.evaluate",
+    "retrieve": "atlas_lm.cli.retrieve",
+    "answer": "atlas_lm.cli.answer",
+    "score": "atlas_lm.cli.score",
+    "inspect": "atlas_lm.cli.inspect",
+}
+"""Each module has ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args) -> int``."""
+
+SUMMARY = {
+    "quickstart": "the main job on the embedded default: index, train both halves, compare, answer",
+    "prepare": "make a benchmark's corpus and questions from the packages that ship them",
+    "index": "build an index over your passages, or show what one holds",
+    "train": "fine-tune retriever and reader together from a recipe",
+    "evaluate": "measure answers and retrieval on a file of questions",
+    "retrieve": "find the passages for a file of questions",
+    "answer": "ask one question and see the passages behind the answer",
+    "score": "the loss lab: what each objective makes of your passages",
+    "inspect": "show a run, a checkpoint, a model or an index",
+}
+
+
+def build_parser(verb: str) -> tuple[argparse.ArgumentParser, ModuleType]:
+    """Return the parser of one verb and the module behind it. Imports only that module."""
+    module = importlib.import_module(VERBS[verb])
+    parser = argparse.ArgumentParser(
+        prog=f"atlas-lm {verb}",
+        description=module.HELP,
+        epilog=f"example:\n  {module.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser, module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit codes: 0 done, 2 the user's input, 1 our fault, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from atlas_lm import __version__
+
+        print(f"atlas-lm {__version__}")
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        return _complain(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}; see atlas-lm --help")
+    _quiet_libraries()
+    try:
+        parser, module = build_parser(verb)
+        return int(module.run(parser.parse_args(arguments[1:])))
+    except InputError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _overview() -> str:
+    lines = ["usage: atlas-lm VERB ...", ""]
+    lines += [f"  {verb:<11} {summary}" for verb, summary in SUMMARY.items()]
+    lines += ["", "atlas-lm VERB --help shows the options of a verb and an example."]
+    return "\n".join(lines)
+
+
+def _complain(message: str) -> int:
+    print(f"atlas-lm: {message}", file=sys.stderr)
+    return 2
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: a file, a value or an option. The message names the place, the value and the remedy.
+    """Bad input: a file, a value or an option; the message names place, value and remedy.
 
     The command line prints it alone and exits with 2.
     """

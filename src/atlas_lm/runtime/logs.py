@@ -1,4 +1,4 @@
-"""What a person sees: a rich console on stderr, progress bars, plain lines. Stdout stays for results."""
+"""What a person sees: a rich console on stderr, progress bars. Stdout stays for results."""
 
 from __future__ import annotations
 

@@ -1,0 +1,217 @@
+"""Atlas: a retriever and a reader that are fine-tuned together against an index.
+
+`Atlas.losses` is the paper's training step in six lines; `Atlas.answer` is its inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from atlas_lm.index.files import Fingerprint
+from atlas_lm.passages.store import PassageStore
+
+from atlas_lm.index import FlatIndex, open_index
+from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.reader import open_reader
+from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
+from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_directory, read_json, write_json
+from atlas_lm.runtime.structure import structure, unstructure
+from atlas_lm.tasks import TaskConfig, make_task
+from atlas_lm.types import (
+    Batch,
+    Generated,
+    Generation,
+    Losses,
+    Passage,
+    Reader,
+    Retrieved,
+)
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasConfig:
+    """All that a saved model must remember beside its two halves."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    generation: Generation = field(default_factory=Generation)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One passage behind an answer."""
+
+    passage: Passage
+    score: float
+    """Retrieval score."""
+    attention_share: float
+    """Share of the reader's attention mass that fell on this passage while answering; sums to 1."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer with what it rests on."""
+
+    text: str
+    log_prob: float
+    """Sum of the log-probabilities of the answer's tokens, in nats."""
+    sources: tuple[Source, ...]
+
+
+class Atlas:
+    """Retriever, reader and index in one object.
+
+    Example:
+        >>> atlas = Atlas.from_pretrained("runs/quickstart/model", index="runs/quickstart/index")
+        >>> atlas.answer("Who painted the Mona Lisa?").text
+    """
+
+    def __init__(
+        self, retriever: BiEncoder | None, reader: Reader, config: AtlasConfig | None = None
+    ) -> None:
+        self.retriever = retriever
+        self.reader = reader
+        self.config = config or AtlasConfig()
+        self.objective = make_objective(self.config.objective)
+        self.task = make_task(self.config.task)
+        self.index: FlatIndex | None = None
+        self.store: PassageStore | None = None
+
+    def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
+        """Return both halves' losses on a batch, as sums with their counts."""
+        context = self.config.context
+        retrieved = self.retrieve(batch, context.retriever_n_context)
+        inputs = self.reader.collate(batch.query, retrieved.passages)
+        if not train_retriever:
+            loss = self.reader.loss(inputs.first(context.n_context), batch.target)
+            return Losses(loss, None, len(batch), rows=retrieved.rows)
+        reading = self.reader.read(
+            inputs,
+            batch.target,
+            n_context=context.n_context,
+            measure=frozenset({self.objective.needs}),
+        )
+        retriever_score = self.trained_retriever.score(batch.query, retrieved.passages)
+        retriever_loss = self.objective.loss(retriever_score, reading.signals)
+        metrics = self.objective.diagnostics(retriever_score.detach(), reading.signals)
+        return Losses(reading.loss, retriever_loss.sum(), len(batch), metrics, retrieved.rows)
+
+    def retrieve(self, asked: Batch | str | Sequence[str], topk: int | None = None) -> Retrieved:
+        """Return the best passages of every query, best first.
+
+        They come from the index, from the data file or from nowhere, as the configuration says.
+
+        Raises:
+            InputError: no index is open, or it holds fewer than ``topk`` passages.
+        """
+        batch = asked if isinstance(asked, Batch) else self.ask(asked)
+        context = self.config.context
+        topk = topk or context.n_context
+        if context.passages_from == "none":
+            return no_passages(batch)
+        if context.passages_from == "file":
+            return given_passages(batch, topk)
+        if self.index is None or self.store is None:
+            raise InputError("no index is open; build one with atlas-lm index build and pass it")
+        return retrieve(
+            batch,
+            retriever=self.trained_retriever,
+            index=self.index,
+            store=self.store,
+            topk=topk,
+            n_rerank=context.n_rerank,
+        )
+
+    def ask(self, question: str | Sequence[str]) -> Batch:
+        """Return questions of one's own as a batch, in the words of the model's task."""
+        questions = [question] if isinstance(question, str) else list(question)
+        return Batch(tuple(self.task.ask(text, id=str(n)) for n, text in enumerate(questions)))
+
+    def answer(self, question: str) -> Answer:
+        """Return the answer to one question with its log-probability and its passages."""
+        batch = self.ask(question)
+        retrieved = self.retrieve(batch)
+        inputs = self.reader.collate(batch.query, retrieved.passages)
+        generated = self.reader.generate(inputs, self.config.generation)
+        share = self.reader.attention_share(inputs, generated)
+        sources = zip(
+            retrieved.passages[0], retrieved.scores[0].tolist(), share[0].tolist(), strict=True
+        )
+        return Answer(
+            self.task.answer(generated[0].text),
+            generated[0].log_prob,
+            tuple(Source(*source) for source in sources),
+        )
+
+    def generate(self, batch: Batch, retrieved: Retrieved) -> list[Generated]:
+        """Write one answer for each query from the first ``n_context`` passages retrieved."""
+        passages = retrieved.first(self.config.context.n_context).passages
+        inputs = self.reader.collate(batch.query, passages)
+        return self.reader.generate(inputs, self.config.generation)
+
+    @property
+    def trained_retriever(self) -> BiEncoder:
+        """The retriever, which must be there.
+
+        Raises:
+            InputError: the model is closed book or reads given passages only.
+        """
+        if self.retriever is None:
+            raise InputError("this model has no retriever; give one with --retriever")
+        return self.retriever
+
+    def open_index(self, path: str | Path, *, device: str | torch.device = "cpu") -> None:
+        """Open the index at ``path`` for this model.
+
+        Raises:
+            InputError: it was made by another encoder, template, pooling or length, or from
+                another corpus; the message names the field that differs.
+        """
+        index, store = open_index(path, device=device)
+        index.fingerprint.check(self.fingerprint(store), place=str(path))
+        self.index, self.store = index, store
+
+    def fingerprint(self, store: PassageStore) -> Fingerprint:
+        """Return what an index over ``store`` by this model's passage encoder must carry."""
+        return Fingerprint(**self.trained_retriever.fingerprint(store.fingerprint))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, index: str | Path | None = None) -> Atlas:
+        """Open a saved model and, where given, its index.
+
+        Raises:
+            InputError: ``path`` is not a model directory, or the index belongs to another model.
+        """
+        path = Path(path)
+        saved = read_json(path / "atlas.json", what="a model saved by atlas-lm")
+        if saved.pop("format_version", None) != FORMAT_VERSION:
+            raise InputError(f"{path}/atlas.json: format_version is not {FORMAT_VERSION}")
+        config = structure(saved, AtlasConfig, place=f"{path}/atlas.json")
+        has_retriever = (path / "retriever").is_dir()
+        retriever = BiEncoder.from_pretrained(path / "retriever") if has_retriever else None
+        atlas = cls(retriever, open_reader(path / "reader"), config)
+        if index is not None:
+            atlas.open_index(index)
+        return atlas
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write ``atlas.json`` and both halves; the directory appears whole or not at all.
+
+        ``reader/`` and ``retriever/`` are ordinary transformers directories.
+        """
+        with atomic_directory(path) as temporary:
+            self.reader.save_pretrained(temporary / "reader")
+            if self.retriever is not None:
+                self.retriever.save_pretrained(temporary / "retriever")
+            write_json(
+                temporary / "atlas.json",
+                {"format_version": FORMAT_VERSION, **unstructure(self.config)},
+            )

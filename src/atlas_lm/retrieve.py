@@ -1,0 +1,126 @@
+"""Queries to passages: embed, search, exclude, rerank.
+
+No gradient flows here and the encoders are in eval mode. The index may be older than the
+retriever; `n_rerank` re-embeds the candidates with the fresh encoder before the best are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from atlas_lm.passages.store import PassageStore
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from atlas_lm.index import Index
+from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.modes import evaluating
+from atlas_lm.types import Batch, Example, Retrieved
+
+PassagesFrom = Literal["index", "file", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """Where passages come from and how many are read."""
+
+    passages_from: PassagesFrom = "index"
+    """Retrieval ("index"), the data file ("file"), or nowhere ("none": closed book)."""
+    n_context: int = 5
+    """Passages the reader reads per query."""
+    retriever_n_context: int = 5
+    """Passages used to train the retriever; at least n_context."""
+    n_rerank: int = 0
+    """Candidates re-embedded with the fresh encoder before the best are kept; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.n_context < 1:
+            raise InputError(f"context.n_context={self.n_context}: read at least one passage")
+        if self.retriever_n_context < self.n_context:
+            raise InputError(
+                f"context.retriever_n_context={self.retriever_n_context} is smaller than "
+                f"context.n_context={self.n_context}; the retriever must score every passage read"
+            )
+        if 0 < self.n_rerank < self.retriever_n_context:
+            raise InputError(
+                f"context.n_rerank={self.n_rerank} is smaller than "
+                f"context.retriever_n_context={self.retriever_n_context}; rerank more than is kept"
+            )
+
+
+def retrieve(
+    batch: Batch,
+    *,
+    retriever: BiEncoder,
+    index: Index,
+    store: PassageStore,
+    topk: int,
+    n_rerank: int = 0,
+) -> Retrieved:
+    """Return the ``topk`` best passages of every query, best first, never an excluded one.
+
+    Raises:
+        InputError: fewer than ``topk`` passages are left after exclusion.
+    """
+    with torch.no_grad(), evaluating(retriever):
+        query_emb = retriever.embed_queries(batch.query)
+        found = index.search(query_emb, max(topk, n_rerank), excluded_rows(batch, store))
+        rows, scores = found.rows.cpu(), found.scores.cpu()
+        if n_rerank > topk:
+            rows, scores = rerank(retriever, query_emb, store, rows)
+    return with_text(store, rows[:, :topk], scores[:, :topk])
+
+
+def given_passages(batch: Batch, n_context: int) -> Retrieved:
+    """Return the first ``n_context`` passages that the data file gives for each query.
+
+    Scores are zero and rows -1: nothing was searched.
+
+    Raises:
+        InputError: an example gives no passages or fewer than ``n_context``.
+    """
+    for example in batch.examples:
+        given = len(example.passages or ())
+        if given < n_context:
+            raise InputError(
+                f"example {example.id!r}: gives {given} passages, n_context={n_context}; "
+                f"add passages to it or set context.n_context to {given}"
+                if given
+                else f"example {example.id!r}: no passages given; add a 'passages' list to it "
+                "or retrieve them with context.passages_from=index"
+            )
+    shape = (len(batch), n_context)
+    passages = tuple((example.passages or ())[:n_context] for example in batch.examples)
+    return Retrieved(passages, torch.zeros(shape), torch.full(shape, -1, dtype=torch.int64))
+
+
+def no_passages(batch: Batch) -> Retrieved:
+    """Return an empty retrieval for every query: closed book."""
+    shape = (len(batch), 0)
+    return Retrieved(
+        tuple(() for _ in batch.examples), torch.zeros(shape), torch.zeros(shape, dtype=torch.int64)
+    )
+
+
+def excluded_rows(batch: Batch, store: PassageStore) -> list[list[int]] | None:
+    """Return, for each query, the rows it may not see; None where no query excludes any."""
+    if not any(example.excluded_passage_ids for example in batch.examples):
+        return None
+    return [_rows(example, store) for example in batch.examples]
+
+
+def with_text(
+    store: PassageStore,
+    rows: Int64[Tensor, "bsz n_context"],
+    scores: Float[Tensor, "bsz n_context"],
+) -> Retrieved:
+    """Look up the text of the rows."""
+    passages = tuple(tuple(store.passages(query_rows)) for query_rows in rows.tolist())
+    return Retrieved(passages, scores, rows)
+
+
+def _rows(example: Example, store: PassageStore) -> list[int]:
+    return store.rows_of(sorted(example.excluded_passage_ids))
