@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from atlas_lm.index.files import Fingerprint
-from atlas_lm.passages.store import PassageStore
 
 from atlas_lm.index import FlatIndex, open_index
+from atlas_lm.index.files import Fingerprint
 from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader import open_reader
 from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
 from atlas_lm.retriever import BiEncoder

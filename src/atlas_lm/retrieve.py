@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from atlas_lm.passages.store import PassageStore
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from atlas_lm.index import Index
+from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating

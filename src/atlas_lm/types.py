@@ -231,6 +231,12 @@ class Reader(Protocol):
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
         ...
 
+    def attention_share(
+        self, inputs: Any, generated: Sequence[Generated]
+    ) -> Float[Tensor, "bsz n_context"]:
+        """Return each passage's share of the attention mass of the generated answer; sums to 1."""
+        ...
+
     def save_pretrained(self, path: Any) -> None:
         """Write an ordinary transformers directory and this reader's own settings."""
         ...

@@ -1,4 +1,4 @@
-"""Files that survive: written beside their place, then renamed; a kill leaves the old or the new."""
+"""Files that survive: written beside their place, then renamed, so a kill loses nothing."""
 
 from __future__ import annotations
 
