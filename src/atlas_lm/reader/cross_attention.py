@@ -1,0 +1,181 @@
+"""One copy of a query's cross-attention keys and values, read by any number of decoder rows.
+
+Scoring passages and beam search run many decoder rows over the same encoder states. Stock models
+repeat the states and project them for each row; here the stock decoder projects them once, into its
+own cache, and an attention function under the library's registry lets all rows of a query read that
+copy. No model code is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.masking_utils import eager_mask
+from transformers.modeling_outputs import BaseModelOutput
+
+from atlas_lm.reader.packing import Layout, PackedStates
+
+SHARED = "atlas_lm_shared"
+"""The name of the attention function and of its mask function in the library's registries."""
+
+
+@dataclass(frozen=True)
+class CrossMemory:
+    """What a decoder's cross-attention reads: keys and values of every layer.
+
+    The model's rows may be any multiple of ``rows``; row ``i`` reads memory ``i // multiple``.
+    """
+
+    keys: tuple[Float[Tensor, "rows heads length head_dim"], ...]
+    values: tuple[Float[Tensor, "rows heads length head_dim"], ...]
+    mask: Bool[Tensor, "rows length"]
+    layout: Layout
+
+    def of_passages(self, first: int, last: int) -> CrossMemory:
+        """Return a memory with one row for each of these passages instead of one for each query."""
+        position, mask = self.layout.rows_of(first, last)
+        bsz, n_rows, length = position.shape
+        query = torch.arange(bsz, device=position.device)[:, None, None].expand(-1, n_rows, length)
+
+        def pick(states: Tensor) -> Tensor:
+            return states[query.flatten(0, 1), :, position.flatten(0, 1)].transpose(1, 2)
+
+        return CrossMemory(
+            tuple(pick(keys) for keys in self.keys),
+            tuple(pick(values) for values in self.values),
+            mask.flatten(0, 1),
+            Layout.of(mask.flatten(0, 1)[:, None]),
+        )
+
+    def cache(self) -> Any:
+        """Return a fresh stock cache whose cross-attention part is this memory."""
+        layers = [
+            SharedLayer(keys, values) for keys, values in zip(self.keys, self.values, strict=True)
+        ]
+        return EncoderDecoderCache(DynamicCache(), Cache(layers=layers))
+
+    def encoder_outputs(self, rows: int) -> Any:
+        """Return what stands for the encoder's output: its shape only, as the cache is filled."""
+        length = self.keys[0].shape[2]
+        return BaseModelOutput(last_hidden_state=self.keys[0].new_zeros(rows, length, 1))
+
+
+class SharedLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values, fixed. Beams move among the rows of one query, so it stays."""
+
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the layer is born full."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Refuse: the layer is fixed."""
+        raise RuntimeError("a shared cross-attention memory cannot grow")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length of the memory and its offset, 0."""
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> int:
+        """Return the length of the memory."""
+        return int(self.keys.shape[2])
+
+    def get_max_length(self) -> int:
+        """Return the length of the memory."""
+        return int(self.keys.shape[2])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Do nothing: all beams of a query read the same row."""
+
+
+def project(model: Any, packed: PackedStates) -> CrossMemory:
+    """Let the stock decoder project the states once: one step of one token fills its cache."""
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    start = model.config.decoder_start_token_id
+    rows = len(packed.states)
+    model.get_decoder()(
+        input_ids=torch.full((rows, 1), start, device=packed.states.device),
+        encoder_hidden_states=packed.states,
+        encoder_attention_mask=packed.mask,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    layers = cache.cross_attention_cache.layers
+    return CrossMemory(
+        tuple(layer.keys for layer in layers),
+        tuple(layer.values for layer in layers),
+        packed.mask,
+        packed.layout,
+    )
+
+
+@contextmanager
+def shared_attention(model: Any) -> Iterator[None]:
+    """Set the shared attention function on the decoder alone; afterwards all is as it was."""
+    AttentionInterface.register(SHARED, attend)
+    AttentionMaskInterface.register(SHARED, eager_mask)
+    decoder = model.get_decoder()
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation(SHARED)
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
+
+
+def attend(
+    module: Any,
+    query: Float[Tensor, "rows heads length head_dim"],
+    key: Float[Tensor, "memories heads source head_dim"],
+    value: Float[Tensor, "memories heads source head_dim"],
+    attention_mask: Float[
+        Tensor,
+        (
+            rows  # heads #length source
+        ),
+    ]
+    | None,
+    *,
+    scaling: float = 1.0,
+    position_bias: Float[Tensor, "1 heads length source"] | None = None,
+    attention_recorder: Any = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "rows length heads head_dim"], None]:
+    """Softmax attention of which ``rows / memories`` rows read one memory. Eval mode: no dropout.
+
+    Cross-attention is shown to ``attention_recorder``. T5's cross-attention has no position bias
+    (its module hands zeros over), so the bias is for self-attention only.
+    """
+    memories, length = len(key), query.shape[2]
+    group = len(query) // memories
+
+    def fold(tensor: Tensor) -> Tensor:
+        """``[rows heads length x]`` to ``[memories heads group length x]``."""
+        return tensor.reshape(memories, group, *tensor.shape[1:]).transpose(1, 2)
+
+    folded = fold(query).flatten(2, 3) * scaling
+    scores = (folded @ key.transpose(2, 3)).view(memories, -1, group, length, key.shape[2])
+    if attention_mask is not None:
+        scores = scores + fold(attention_mask)
+    if position_bias is not None and module.is_causal:
+        scores = scores + position_bias[:, :, None]
+    probability = scores.softmax(dim=-1)
+    if attention_recorder is not None and not module.is_causal:
+        attention_recorder.record(probability.transpose(1, 2).flatten(0, 1), value)
+    output = (probability.flatten(2, 3) @ value).view(memories, -1, group, length, value.shape[3])
+    return output.permute(0, 2, 3, 1, 4).flatten(0, 1).contiguous(), None

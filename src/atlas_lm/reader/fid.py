@@ -1,0 +1,304 @@
+"""Fusion-in-Decoder (Izacard & Grave 2021) over stock T5-family models, by composition.
+
+The stock encoder reads each passage with the query on its own; the stock decoder attends to all of
+them at once. One encoding serves the loss and every signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput
+
+from atlas_lm.reader.cross_attention import project, shared_attention
+from atlas_lm.reader.generation import generate_answers, left_padded
+from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
+from atlas_lm.reader.likelihood import (
+    attention_mass,
+    labels_of,
+    measure_signals,
+    token_log_likelihood,
+)
+from atlas_lm.reader.loading import load_config, load_tokenizer, load_weights
+from atlas_lm.reader.packing import PackedStates, encode_packed
+from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_directory
+from atlas_lm.types import (
+    Generated,
+    Generation,
+    Passage,
+    ReaderSignals,
+    Reading,
+    Signal,
+    TokenLoss,
+    Tokens,
+)
+
+MODEL_TYPES = ("t5", "mt5", "umt5")
+"""Encoder-decoders whose stock decoder can be read this way."""
+
+Target = Sequence[str] | Tokens
+
+
+class FiDReader(nn.Module):
+    """A `types.Reader` over a stock encoder-decoder."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: ReaderSettings | None = None) -> None:
+        super().__init__()
+        if model.config.model_type not in MODEL_TYPES:
+            raise InputError(
+                f"a model of type {model.config.model_type!r} cannot be a Fusion-in-Decoder reader;"
+                f" supported are {', '.join(MODEL_TYPES)} (T5 v1.1, lm-adapt and flan-T5 are t5)"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings or ReaderSettings()
+        _keep_untied(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        settings: ReaderSettings | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> FiDReader:
+        """Open a transformers directory, an installed package's (``package:NAME``) or a Hub id.
+
+        ``settings`` default to the directory's ``reader.json``, else to `ReaderSettings`'s own. An
+        untied output head (T5 v1.1 and its kin) stays untied.
+
+        Raises:
+            InputError: the place is unreadable, its weights are pickled, or its type unsupported.
+        """
+        from atlas_lm.runtime.packages import resolve_model_path
+
+        place = resolve_model_path(str(name_or_path))
+        config = load_config(place)
+        if config.model_type not in MODEL_TYPES:
+            raise InputError(
+                f"{place}: a model of type {config.model_type!r} cannot be a Fusion-in-Decoder "
+                f"reader; supported are {', '.join(MODEL_TYPES)}"
+            )
+        if settings is None and isinstance(place, Path) and (place / SETTINGS_FILE).is_file():
+            settings = ReaderSettings.load(place)
+        model = load_weights(AutoModelForSeq2SeqLM, place, dtype=dtype)
+        return cls(model, load_tokenizer(place), settings)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write an ordinary transformers directory and ``reader.json``, all or nothing."""
+        with atomic_directory(path) as directory:
+            self.model.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+            self.settings.save(directory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        device: torch.device = self.model.device
+        return device
+
+    def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> FiDInputs:
+        """Return the batch as tokens; empty passage lists mean closed book."""
+        return collate(self.tokenizer, self.settings, query, passages)
+
+    def encode(self, inputs: FiDInputs) -> PackedStates:
+        """Encode every passage and pack each query's states; gradient follows torch's mode."""
+        tokens = inputs.tokens.to(self.device)
+        return encode_packed(self.model.get_encoder(), tokens, chunks=self.settings.encoder_chunks)
+
+    def target_tokens(self, target: Target) -> Tokens:
+        """Return targets as tokens ``[bsz length]`` on the reader's device; tokens pass through."""
+        if isinstance(target, Tokens):
+            return Tokens(target.ids, target.mask.bool()).to(self.device)
+        rows, _ = tokenize(self.tokenizer, target, self.settings.target_maxlength)
+        return right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+
+    def logits(self, packed: PackedStates, target: Tokens) -> Float[Tensor, "bsz length vocab"]:
+        """Return the stock decoder's logits for a target over all of a query's passages."""
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=packed.states),
+            attention_mask=packed.mask.long(),
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels_of(target)),
+            use_cache=False,
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def loss(self, inputs: FiDInputs, target: Target) -> TokenLoss:
+        """Return the cross-entropy of the targets, with gradient."""
+        return self._loss(self.encode(inputs), self.target_tokens(target))
+
+    def _loss(self, packed: PackedStates, target: Tokens) -> TokenLoss:
+        likelihood = token_log_likelihood(self.logits(packed, target), labels_of(target))
+        return TokenLoss(-likelihood.sum(), int(target.mask.sum()))
+
+    def signals(
+        self,
+        inputs: FiDInputs,
+        target: Target,
+        measure: frozenset[Signal],
+        *,
+        logit_temperature: float = 1.0,
+    ) -> ReaderSignals:
+        """Return what the reader makes of each passage: eval mode, no gradient.
+
+        ``logit_temperature`` divides the vocabulary's logits before each log-softmax.
+
+        Raises:
+            InputError: closed book, or ``leave_one_out`` of a single passage.
+        """
+        tokens = self.target_tokens(target)
+        _check_open_book(inputs, measure)
+        with evaluating(self):
+            return measure_signals(
+                self.model,
+                self.encode(inputs),
+                tokens,
+                measure,
+                logit_temperature=logit_temperature,
+            )
+
+    def read(
+        self, inputs: FiDInputs, target: Target, *, n_context: int, measure: frozenset[Signal]
+    ) -> Reading:
+        """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
+
+        One encoding serves both where no dropout is active and the passages are the same.
+
+        Raises:
+            InputError: as `signals` does.
+        """
+        tokens = self.target_tokens(target)
+        _check_open_book(inputs, measure)
+        kept = inputs.first(n_context)
+        packed = self.encode(kept)
+        loss = self._loss(packed, tokens)
+        if not measure:
+            return Reading(loss, ReaderSignals(tokens.mask))
+        shared = kept.n_context == inputs.n_context and not self.dropout_is_active
+        with evaluating(self):
+            states = packed.detach() if shared else self.encode(inputs)
+            signals = measure_signals(self.model, states, tokens, measure, logit_temperature=1.0)
+        return Reading(loss, signals)
+
+    def score(self, inputs: FiDInputs, target: Target) -> Float[Tensor, " bsz"]:
+        """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
+        tokens = self.target_tokens(target)
+        with evaluating(self):
+            logits = self.logits(self.encode(inputs), tokens)
+            return token_log_likelihood(logits, labels_of(tokens)).sum(dim=-1)
+
+    def generate(
+        self,
+        inputs: FiDInputs,
+        generation: Generation | None = None,
+        *,
+        decoder_prompt: Sequence[str] | None = None,
+    ) -> list[Generated]:
+        """Write one answer for each query: eval mode, no gradient.
+
+        Each answer continues its ``decoder_prompt``, where given; the prompt is not part of it.
+        """
+        prompt = None
+        if decoder_prompt is not None:
+            rows = self.tokenizer(list(decoder_prompt), add_special_tokens=False).input_ids
+            prompt = left_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+        with evaluating(self):
+            return generate_answers(
+                self.model,
+                self.tokenizer,
+                self.encode(inputs),
+                generation or Generation(),
+                prompt,
+            )
+
+    def attention_share(
+        self, inputs: FiDInputs, generated: Sequence[Generated]
+    ) -> Float[Tensor, "bsz n_context"]:
+        """Return how the attention of each written answer divides over its passages, summing to 1.
+
+        Raises:
+            InputError: closed book: there are no passages.
+        """
+        _check_open_book(inputs, frozenset({"attention_mass"}))
+        rows = [answer.token_ids for answer in generated]
+        tokens = right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+        with evaluating(self):
+            memory = project(self.model, self.encode(inputs))
+            with shared_attention(self.model):
+                mass = attention_mass(self.model, memory, tokens)
+        return mass / mass.sum(dim=-1, keepdim=True)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more time."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def set_dropout(self, p: float) -> None:
+        """Set every dropout probability, in the modules and in the configuration saved with them.
+
+        Raises:
+            InputError: ``p`` is not in [0, 1).
+        """
+        if not 0.0 <= p < 1.0:
+            raise InputError(f"dropout={p}: expected a probability in [0, 1)")
+        for module in self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = p
+            elif isinstance(getattr(module, "dropout", None), int | float):
+                module.dropout = p
+        for config in (
+            self.model.config,
+            self.model.get_encoder().config,
+            self.model.get_decoder().config,
+        ):
+            config.dropout_rate = p
+
+    @property
+    def dropout_is_active(self) -> bool:
+        """Whether a forward pass now would be random."""
+        return any(
+            module.training and module.p > 0
+            for module in self.model.modules()
+            if isinstance(module, nn.Dropout)
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode without gradients; afterwards each submodule is as it was."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _keep_untied(model: Any) -> None:
+    """Let the configuration say that the output head is untied, where it is.
+
+    The library forces ``tie_word_embeddings`` on every T5 configuration and would tie the head at
+    the next `tie_weights`. UMT5's forward reads the field, so there it is left alone.
+    """
+    untied = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    if untied and model.config.model_type in ("t5", "mt5"):
+        model.config.tie_word_embeddings = False
+
+
+def _check_open_book(inputs: FiDInputs, measure: frozenset[Signal]) -> None:
+    if measure and inputs.n_context == 0:
+        raise InputError(
+            f"{', '.join(sorted(measure))} of a query without passages: "
+            "the retriever cannot be taught in closed book"
+        )
