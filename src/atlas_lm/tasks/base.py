@@ -1,0 +1,127 @@
+"""What a task is: it turns one raw row into an `Example`.
+
+A task of your own is a class with this constructor and one method, registered by your package
+under the entry point group ``atlas_lm.tasks``.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.types import Example
+
+ReaderKind = Literal["fid", "causal"]
+"""Which reader a prompt is written for: Fusion-in-Decoder over T5, or a decoder-only LM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What is asked and how it is worded."""
+
+    task: str = "qa"
+    """Name of the task: qa, base, or one that an installed package registers."""
+    query_template: str | None = None
+    """Wording of the query; None is the task's own wording for the reader."""
+    target_template: str | None = None
+    """Wording of the target; None is the task's own wording for the reader."""
+    sample_target: bool = False
+    """Draw the target from the accepted answers by seed; otherwise it is the first of them."""
+    seed: int = 0
+    """Seed of the drawn targets."""
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The wording of a query and of its target."""
+
+    query: str
+    target: str
+
+
+class Task(Protocol):
+    """Turns raw rows into examples."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        """Keep the options; refuse templates with fields that the task does not have."""
+
+    def process(self, row: Mapping[str, Any], *, place: str) -> Example:
+        """Return the example a row describes.
+
+        Args:
+            row: one JSON object of the data file; `load_examples` has given it an ``id``.
+            place: where the row came from, as ``path:line``, for error messages.
+
+        Raises:
+            InputError: a field is missing or has the wrong type.
+        """
+        ...
+
+
+class TemplatedTask:
+    """A task whose query and target are worded by templates; `templates` holds its own wordings."""
+
+    templates: ClassVar[Mapping[ReaderKind, Templates]]
+    query_fields: ClassVar[tuple[str, ...]]
+    target_fields: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: TaskConfig) -> None:
+        own = self.templates["fid"]
+        self.config = config
+        self.wording = Templates(
+            own.query if config.query_template is None else config.query_template,
+            own.target if config.target_template is None else config.target_template,
+        )
+        check_template(self.wording.query, self.query_fields, option="query_template")
+        check_template(self.wording.target, self.target_fields, option="target_template")
+
+
+def with_wording(
+    config: TaskConfig, task: type[Task], reader: ReaderKind, *, keep: TaskConfig | None = None
+) -> TaskConfig:
+    """Return ``config`` with every template written out, ready to be saved with a model.
+
+    A template that ``config`` leaves at None is taken from ``keep`` (the one the model was trained
+    with) where that names the same task, then from the task's wording for ``reader``. Tasks
+    without wordings of their own are left as they are.
+    """
+    if keep is not None and keep.task == config.task:
+        config = replace(
+            config,
+            query_template=_first(config.query_template, keep.query_template),
+            target_template=_first(config.target_template, keep.target_template),
+        )
+    if not issubclass(task, TemplatedTask):
+        return config
+    own = task.templates[reader]
+    return replace(
+        config,
+        query_template=_first(config.query_template, own.query),
+        target_template=_first(config.target_template, own.target),
+    )
+
+
+def check_template(template: str, fields: Collection[str], *, option: str) -> None:
+    """Refuse a template that names a field the task does not have.
+
+    Raises:
+        InputError: the template is malformed, or names an unknown field.
+    """
+    known = ", ".join(f"{{{name}}}" for name in fields)
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise InputError(
+            f"{option} {template!r}: {error}; write a field as {known} and a plain brace twice"
+        ) from error
+    for name in names:
+        if name not in fields:
+            hint = did_you_mean(name, fields)
+            raise InputError(f"{option} {template!r}: unknown field {name!r}{hint}; known: {known}")
+
+
+def _first(value: str | None, otherwise: str | None) -> str | None:
+    return otherwise if value is None else value

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.tasks import TASKS, QATask, TaskConfig, find_task, make_task, registry
+from atlas_lm.types import Example
+
+
+class Capitals:
+    """A task of one's own, as a user would write it."""
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+
+    def process(self, row, *, place: str) -> Example:
+        return Example(
+            id=str(row["id"]),
+            query=f"The capital of {row['country']} is",
+            target=row["capital"],
+            answers=(row["capital"],),
+        )
+
+
+def register(monkeypatch, value: str) -> None:
+    points = [EntryPoint("capitals", value, "atlas_lm.tasks")]
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: points if group == "atlas_lm.tasks" else []
+    )
+
+
+def test_names():
+    assert set(TASKS) == {"qa", "base"}
+    assert find_task("qa") is QATask
+
+
+def test_an_unknown_name_gets_a_suggestion():
+    with pytest.raises(InputError, match=r"unknown task 'bse' \(did you mean 'base'\?\); known"):
+        make_task(TaskConfig(task="bse"))
+
+
+def test_an_installed_package_registers_a_task(monkeypatch):
+    register(monkeypatch, f"{__name__}:Capitals")
+    task = make_task(TaskConfig(task="capitals"))
+    example = task.process({"id": 1, "country": "Peru", "capital": "Lima"}, place="f:1")
+    assert example.query == "The capital of Peru is"
+
+
+def test_a_registered_task_that_cannot_be_imported_is_named(monkeypatch):
+    register(monkeypatch, "no_such_module_here:Task")
+    assert "no_such_module_here" not in sys.modules
+    with pytest.raises(InputError, match="registered as 'no_such_module_here:Task'"):
+        find_task("capitals")

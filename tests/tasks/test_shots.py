@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.tasks import sample_shots
+from atlas_lm.types import Example
+
+EXAMPLES = [Example(str(n), f"q{n % 40}", f"a{n % 40}") for n in range(50)]
+
+
+def said(examples):
+    return [(example.query, example.target) for example in examples]
+
+
+def test_the_draw_follows_content_not_order_or_ids():
+    shuffled = [Example(f"x{e.id}", e.query, e.target) for e in reversed(EXAMPLES)]
+    assert said(sample_shots(EXAMPLES, 20, 3)) == said(sample_shots(shuffled, 20, 3))
+
+
+def test_no_example_twice_and_all_of_them_in_the_end():
+    drawn = sample_shots(EXAMPLES, 50, 0)
+    assert sorted(e.id for e in drawn) == sorted(e.id for e in EXAMPLES)
+
+
+def test_fewer_shots_are_the_beginning_of_more_and_seeds_differ():
+    assert sample_shots(EXAMPLES, 8, 1) == sample_shots(EXAMPLES, 32, 1)[:8]
+    assert sample_shots(EXAMPLES, 8, 1) != sample_shots(EXAMPLES, 8, 2)
+
+
+def test_every_example_is_as_likely():
+    counts = dict.fromkeys((e.id for e in EXAMPLES), 0)
+    for seed in range(400):
+        for example in sample_shots(EXAMPLES, 10, seed):
+            counts[example.id] += 1
+    # Binomial(400, 1/5): mean 80, standard deviation 8.
+    assert all(40 < count < 120 for count in counts.values())
+
+
+@pytest.mark.parametrize("k", [-1, 51])
+def test_too_many_or_too_few_are_refused(k):
+    with pytest.raises(InputError, match=f"{k} shots asked for, between 0 and 50"):
+        sample_shots(EXAMPLES, k, 0)
