@@ -1,0 +1,83 @@
+"""One line of a passage file: bytes to `Passage`, with errors that name file, line and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.types import Passage
+
+FIELDS = ("id", "text", "title", "section")
+
+
+def parse_passage(line: bytes, path: Path, line_number: int) -> Passage:
+    """Return the passage on a line.
+
+    ``id`` and ``text`` are required strings; ``title`` and ``section`` are strings where given
+    (null counts as absent); all other fields become ``metadata``.
+
+    Raises:
+        InputError: the line is no such object.
+    """
+    try:
+        record = orjson.loads(line)
+        passage_id, text = record["id"], record["text"]
+    except (ValueError, KeyError, TypeError):
+        raise _fault(line, f"{path}:{line_number}") from None
+    if len(record) == 2:
+        title = section = ""
+        metadata: dict[str, Any] = {}
+    else:
+        title, section = record.get("title") or "", record.get("section") or ""
+        metadata = {name: value for name, value in record.items() if name not in FIELDS}
+    for name, value in (("id", passage_id), ("text", text), ("title", title), ("section", section)):
+        if type(value) is not str:
+            raise InputError(
+                f"{path}:{line_number}: field {name!r} is {_kind(value)} "
+                f"({_shown(orjson.dumps(value))}); it must be a string"
+            )
+    return Passage(passage_id, text, title, section, metadata)
+
+
+def _fault(line: bytes, place: str) -> InputError:
+    """Say what is wrong with a line that is not an object with ``id`` and ``text``."""
+    if not line.strip():
+        return InputError(f"{place}: blank line; write one JSON object per line, remove this one")
+    if line.startswith(b"\xef\xbb\xbf"):
+        return InputError(f"{place}: byte order mark; save the file as UTF-8 without BOM")
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return InputError(
+            f"{place}: byte {error.start} ({line[error.start]:#04x}) is not UTF-8; "
+            "save the file as UTF-8"
+        )
+    try:
+        record = orjson.loads(line)
+    except ValueError as error:
+        return InputError(
+            f"{place}: malformed JSON ({error}): {_shown(line)}; write one JSON object per line"
+        )
+    if not isinstance(record, dict):
+        return InputError(
+            f"{place}: {_kind(record)} instead of an object: {_shown(line)}; "
+            'write {"id": ..., "text": ...}'
+        )
+    missing = next(name for name in ("id", "text") if name not in record)
+    return InputError(
+        f"{place}: no field {missing!r}{did_you_mean(missing, record)}; "
+        f"the fields are {', '.join(sorted(map(repr, record))) or 'none'}"
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "a number")
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode("utf-8", "replace").strip()
+    return text if len(text) <= 80 else text[:77] + "..."
