@@ -127,3 +127,26 @@ def test_base_is_word_for_word():
     assert (example.query, example.target, example.answers) == ("say {x}", " yes", (" yes",))
     row = {"id": "1", "query": "q", "target": "yes", "answers": ["yes", "yeah"]}
     assert task.process(row, place="f:1").answers == ("yes", "yeah")
+
+
+def test_a_question_of_ones_own_is_worded_like_those_of_a_file():
+    task = QATask(TaskConfig())
+    example = task.ask("Who wrote Hamlet?", id="3")
+    assert example.query == "question: Who wrote Hamlet? answer: <extra_id_0>"
+    assert (example.id, example.target, example.answers) == ("3", "", ())
+    with pytest.raises(InputError, match="question: question is blank"):
+        task.ask(" ")
+
+
+@pytest.mark.parametrize(
+    ("template", "written", "answer"),
+    [
+        (None, "<extra_id_0> Shakespeare ", "Shakespeare"),
+        (None, "Shakespeare", "Shakespeare"),
+        ("{answer}", " The Bard", "The Bard"),
+        ("The answer is {answer}.", "The answer is Will Shakespeare.", "Will Shakespeare"),
+        ("The answer is {answer}.", "Will", "Will"),
+    ],
+)
+def test_the_answer_is_what_the_target_wording_surrounds(template, written, answer):
+    assert QATask(TaskConfig(target_template=template)).answer(written) == answer

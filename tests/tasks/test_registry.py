@@ -6,22 +6,22 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.tasks import TASKS, QATask, TaskConfig, find_task, make_task, registry
+from atlas_lm.tasks import TASKS, QATask, Task, TaskConfig, find_task, make_task, registry
 from atlas_lm.types import Example
 
 
-class Capitals:
+class Capitals(Task):
     """A task of one's own, as a user would write it."""
 
-    def __init__(self, config: TaskConfig) -> None:
-        self.config = config
+    asked_field = "country"
 
     def process(self, row, *, place: str) -> Example:
+        capital = row.get("capital", "")
         return Example(
-            id=str(row["id"]),
+            id=row["id"],
             query=f"The capital of {row['country']} is",
-            target=row["capital"],
-            answers=(row["capital"],),
+            target=capital,
+            answers=(capital,) if capital else (),
         )
 
 
@@ -45,12 +45,20 @@ def test_an_unknown_name_gets_a_suggestion():
 def test_an_installed_package_registers_a_task(monkeypatch):
     register(monkeypatch, f"{__name__}:Capitals")
     task = make_task(TaskConfig(task="capitals"))
-    example = task.process({"id": 1, "country": "Peru", "capital": "Lima"}, place="f:1")
+    example = task.process({"id": "1", "country": "Peru", "capital": "Lima"}, place="f:1")
     assert example.query == "The capital of Peru is"
+    assert task.ask("Chad").query == "The capital of Chad is"
+    assert task.answer(" N'Djamena ") == "N'Djamena"
 
 
 def test_a_registered_task_that_cannot_be_imported_is_named(monkeypatch):
     register(monkeypatch, "no_such_module_here:Task")
     assert "no_such_module_here" not in sys.modules
     with pytest.raises(InputError, match="registered as 'no_such_module_here:Task'"):
+        find_task("capitals")
+
+
+def test_a_registered_thing_that_is_no_task_is_refused(monkeypatch):
+    register(monkeypatch, f"{__name__}:register")
+    with pytest.raises(InputError, match=r"not a subclass of atlas_lm\.tasks\.Task"):
         find_task("capitals")

@@ -1,21 +1,25 @@
 """What a task is: it turns one raw row into an `Example`.
 
-A task of your own is a class with this constructor and one method, registered by your package
-under the entry point group ``atlas_lm.tasks``.
+A task of your own is a subclass of `Task` with one method, registered by your package under the
+entry point group ``atlas_lm.tasks``.
 """
 
 from __future__ import annotations
 
+import re
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.types import Example
 
 ReaderKind = Literal["fid", "causal"]
 """Which reader a prompt is written for: Fusion-in-Decoder over T5, or a decoder-only LM."""
+
+_SENTINEL = re.compile(r"<extra_id_\d+>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +29,9 @@ class TaskConfig:
     task: str = "qa"
     """Name of the task: qa, base, or one that an installed package registers."""
     query_template: str | None = None
-    """Wording of the query; None is the task's own wording for the reader."""
+    """Wording of the query; None is the task's own, which `with_wording` writes out."""
     target_template: str | None = None
-    """Wording of the target; None is the task's own wording for the reader."""
+    """Wording of the target; None is the task's own, which `with_wording` writes out."""
     sample_target: bool = False
     """Draw the target from the accepted answers by seed; otherwise it is the first of them."""
     seed: int = 0
@@ -42,14 +46,19 @@ class Templates:
     target: str
 
 
-class Task(Protocol):
-    """Turns raw rows into examples."""
+class Task(ABC):
+    """Turns raw rows into examples, and what a reader wrote into an answer."""
+
+    asked_field: ClassVar[str] = "query"
+    """The field of a row that holds what a person asks; see `ask`."""
 
     def __init__(self, config: TaskConfig) -> None:
-        """Keep the options; refuse templates with fields that the task does not have."""
+        self.config = config
+        self.target_wording = "{answer}"
 
+    @abstractmethod
     def process(self, row: Mapping[str, Any], *, place: str) -> Example:
-        """Return the example a row describes.
+        """Return the example a row describes; a row without answers gives one without a target.
 
         Args:
             row: one JSON object of the data file; `load_examples` has given it an ``id``.
@@ -58,10 +67,22 @@ class Task(Protocol):
         Raises:
             InputError: a field is missing or has the wrong type.
         """
-        ...
+
+    def ask(self, text: str, *, id: str = "1") -> Example:
+        """Return an example that asks ``text``, in the task's wording, without answers.
+
+        Raises:
+            InputError: there is nothing in ``text``.
+        """
+        return self.process({"id": id, self.asked_field: text}, place="question")
+
+    def answer(self, text: str) -> str:
+        """Return the answer within what a reader wrote: the words around it in targets are off."""
+        begin, end = _literals(self.target_wording)
+        return _bare(_bare(text).removeprefix(begin).removesuffix(end))
 
 
-class TemplatedTask:
+class TemplatedTask(Task):
     """A task whose query and target are worded by templates; `templates` holds its own wordings."""
 
     templates: ClassVar[Mapping[ReaderKind, Templates]]
@@ -69,14 +90,12 @@ class TemplatedTask:
     target_fields: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: TaskConfig) -> None:
+        super().__init__(config)
         own = self.templates["fid"]
-        self.config = config
-        self.wording = Templates(
-            own.query if config.query_template is None else config.query_template,
-            own.target if config.target_template is None else config.target_template,
-        )
-        check_template(self.wording.query, self.query_fields, option="query_template")
-        check_template(self.wording.target, self.target_fields, option="target_template")
+        self.query_wording = _first(config.query_template, own.query) or ""
+        self.target_wording = _first(config.target_template, own.target) or ""
+        check_template(self.query_wording, self.query_fields, option="query_template")
+        check_template(self.target_wording, self.target_fields, option="target_template")
 
 
 def with_wording(
@@ -125,3 +144,15 @@ def check_template(template: str, fields: Collection[str], *, option: str) -> No
 
 def _first(value: str | None, otherwise: str | None) -> str | None:
     return otherwise if value is None else value
+
+
+def _literals(template: str) -> tuple[str, str]:
+    """Return the words before the first field and after the last one."""
+    parts = list(string.Formatter().parse(template))
+    begin = parts[0][0] if parts and parts[0][1] is not None else ""
+    end = parts[-1][0] if parts and parts[-1][1] is None else ""
+    return _bare(begin), _bare(end)
+
+
+def _bare(text: str) -> str:
+    return _SENTINEL.sub("", text).strip()

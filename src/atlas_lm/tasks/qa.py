@@ -23,6 +23,7 @@ class QATask(TemplatedTask):
         "fid": Templates("question: {question} answer: <extra_id_0>", "<extra_id_0> {answer}"),
         "causal": Templates("{question}", "{answer}"),
     }
+    asked_field = "question"
     query_fields = ("question",)
     target_fields = ("answer",)
 
@@ -33,8 +34,8 @@ class QATask(TemplatedTask):
         answers = fields.optional_texts(row, "answers", place=place)
         answer = target if target is not None else choose_target(question, answers, self.config)
         return Example(
-            query=self.wording.query.format(question=question),
-            target="" if answer is None else self.wording.target.format(answer=answer),
+            query=self.query_wording.format(question=question),
+            target="" if answer is None else self.target_wording.format(answer=answer),
             answers=answers or (() if target is None else (target,)),
             **fields.common(row, known=("question", "answers", "target"), place=place),
         )
@@ -47,6 +48,7 @@ class BaseTask(TemplatedTask):
         "fid": Templates("{query}", "{target}"),
         "causal": Templates("{query}", "{target}"),
     }
+    asked_field = "query"
     query_fields = ("query",)
     target_fields = ("target",)
 
@@ -56,8 +58,8 @@ class BaseTask(TemplatedTask):
         target = fields.optional_text(row, "target", place=place)
         answers = fields.optional_texts(row, "answers", place=place)
         return Example(
-            query=self.wording.query.format(query=query),
-            target="" if target is None else self.wording.target.format(target=target),
+            query=self.query_wording.format(query=query),
+            target="" if target is None else self.target_wording.format(target=target),
             answers=answers or (() if target is None else (target,)),
             **fields.common(row, known=("query", "answers", "target"), place=place),
         )

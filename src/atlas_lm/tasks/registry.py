@@ -19,7 +19,7 @@ def find_task(name: str) -> type[Task]:
     """Return the task class called ``name``; the package's own come before registered ones.
 
     Raises:
-        InputError: there is no such task, or the registered one cannot be imported.
+        InputError: there is no such task, or the registered one cannot be imported or is no task.
     """
     if name in TASKS:
         return TASKS[name]
@@ -32,11 +32,16 @@ def find_task(name: str) -> type[Task]:
         )
     point = registered[name]
     try:
-        task: type[Task] = point.load()
+        task = point.load()
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"task {name!r} is registered as {point.value!r}, which cannot be imported: {error}"
         ) from error
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise InputError(
+            f"task {name!r} is registered as {point.value!r}, which is not a subclass of "
+            "atlas_lm.tasks.Task"
+        )
     return task
 
 
