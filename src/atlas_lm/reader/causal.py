@@ -1,0 +1,231 @@
+"""A decoder-only language model that reads retrieved passages and tells how useful each one was.
+
+- Any `AutoModelForCausalLM`, by composition; nothing of its code is replaced.
+- Two readings. *One prompt*: all passages in a row. *Fused*: every passage is encoded alone behind
+  the shared prefix, at the same positions, and question and answer attend to all of them, which is
+  Fusion-in-Decoder for a decoder-only model. With one passage they are the same numbers.
+- Target token t is scored by the logits at t - 1; the vocabulary is only computed there.
+- The prefix is computed once a call, and its keys and values are shared, where nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from atlas_lm.reader import causal_attention, causal_loading
+from atlas_lm.reader.causal_forward import CausalForward, Rows, token_log_likelihood
+from atlas_lm.reader.causal_generation import beam_search, greedy
+from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
+from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.modes import evaluating
+from atlas_lm.types import (
+    Generated,
+    Generation,
+    Passage,
+    ReaderSignals,
+    Reading,
+    Signal,
+    TokenLoss,
+)
+
+__all__ = ["CausalInputs", "CausalReader", "CausalSettings"]
+
+
+class CausalReader(nn.Module):
+    """Query and passages to answer, by a decoder-only language model."""
+
+    def __init__(self, model: Any, tokenizer: Any, settings: CausalSettings | None = None) -> None:
+        super().__init__()
+        causal_attention.register()
+        model.set_attn_implementation(causal_attention.NAME)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings or CausalSettings()
+        self.wording = Wording(tokenizer, self.settings)
+        _freeze_below(model, self.settings.trainable_layers)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        settings: CausalSettings | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> CausalReader:
+        """Open a transformers directory, a Hub id, a GGUF file or ``package:NAME``.
+
+        Settings not given are those of the directory's ``reader.json``, else the defaults.
+
+        Raises:
+            InputError: there is no such decoder-only model, or its ``reader.json`` is wrong.
+        """
+        model, tokenizer = causal_loading.load(name_or_path, dtype=dtype)
+        if settings is None and (Path(name_or_path) / SETTINGS_FILE).is_file():
+            settings = CausalSettings.load(name_or_path)
+        return cls(model, tokenizer, settings)
+
+    def with_settings(self, **changes: Any) -> CausalReader:
+        """Return a reader of the same weights, shared, under other settings."""
+        return CausalReader(self.model, self.tokenizer, replace(self.settings, **changes))
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write an ordinary transformers directory (safetensors, tokenizer) and ``reader.json``."""
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        self.settings.save(path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        # transformers 5.2x renames the method and warns under the old name.
+        renamed = getattr(self.model, "activation_checkpointing_enable", None)
+        (renamed or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+    def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> CausalInputs:
+        """Return a batch as tokens; empty passage lists mean closed book.
+
+        Raises:
+            InputError: the queries have different numbers of passages.
+        """
+        return self.wording.inputs(query, passages).to(self.device)
+
+    def loss(self, inputs: CausalInputs, target: Sequence[str]) -> TokenLoss:
+        """Return the cross-entropy of the targets, summed over their tokens, with gradient."""
+        rows = self._rows(inputs, target)
+        forward = self._forward()
+        logits = forward.logits(forward.lay_out(rows, rows.all_passages()))
+        log_likelihood = token_log_likelihood(logits, rows.target)
+        return TokenLoss(-log_likelihood.sum(), int(rows.target.mask.sum()))
+
+    def signals(
+        self,
+        inputs: CausalInputs,
+        target: Sequence[str],
+        measure: frozenset[Signal],
+        *,
+        logit_temperature: float = 1.0,
+    ) -> ReaderSignals:
+        """Return what the reader makes of each passage: eval mode, no gradient.
+
+        ``logit_temperature`` divides the logits of both likelihoods. Attention mass is taken from
+        the tokens that predict the target's (LSR: RA-DIT, REPLUG; ADist: Atlas, section 2.2).
+        """
+        rows = self._rows(inputs, target)
+        with torch.no_grad(), evaluating(self):
+            forward = self._forward()
+            prefix = forward.cached_prefix()
+            alone, without = _likelihoods(forward, rows, measure, prefix, logit_temperature)
+            mass = None
+            if "attention_mass" in measure:
+                mass = forward.attention_mass(rows, prefix)
+        return ReaderSignals(rows.target.mask, alone, without, mass)
+
+    def read(
+        self,
+        inputs: CausalInputs,
+        target: Sequence[str],
+        *,
+        n_context: int,
+        measure: frozenset[Signal],
+    ) -> Reading:
+        """Return `loss` over the first ``n_context`` passages and `signals` over all of them."""
+        loss = self.loss(inputs.first(n_context), target)
+        return Reading(loss, self.signals(inputs, target, measure))
+
+    def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, "bsz"]:
+        """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
+        rows = self._rows(inputs, target)
+        with torch.no_grad(), evaluating(self):
+            forward = self._forward()
+            prefix = forward.cached_prefix()
+            return forward.log_likelihood(rows, rows.all_passages(), prefix).sum((1, 2))
+
+    def attention_share(
+        self, inputs: CausalInputs, generated: Sequence[Generated]
+    ) -> Float[Tensor, "bsz n_context"]:
+        """Return how the attention mass of generated answers is shared out among the passages."""
+        tokens = pad([answer.token_ids for answer in generated]).to(self.device)
+        rows = Rows(inputs.passages, inputs.query, tokens)
+        with torch.no_grad(), evaluating(self):
+            forward = self._forward()
+            mass = forward.attention_mass(rows, forward.cached_prefix())
+        return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
+
+    def generate(self, inputs: CausalInputs, generation: Generation) -> list[Generated]:
+        """Write one answer for each query: eval mode, no gradient.
+
+        An answer ends with the stop or the end of sequence; its end is among its tokens and in its
+        log-probability.
+        """
+        rows = Rows(inputs.passages, inputs.query, pad([[0]] * len(inputs)).to(self.device))
+        ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
+        search = greedy if generation.num_beams == 1 else beam_search
+        with torch.no_grad(), evaluating(self):
+            logits, step = self._forward().start(rows)
+            written = search(logits, step, ends, generation)
+        return [
+            Generated(self.wording.decode(answer.token_ids), answer.token_ids, answer.log_prob)
+            for answer in written
+        ]
+
+    def _rows(self, inputs: CausalInputs, target: Sequence[str]) -> Rows:
+        targets = self.wording.targets(target).to(self.device)
+        return Rows(inputs.passages, inputs.query, targets)
+
+    def _forward(self) -> CausalForward:
+        prefix = torch.tensor(self.wording.prefix, dtype=torch.int64, device=self.device)
+        settings = self.settings
+        return CausalForward(self.model, prefix, settings.reading, settings.tokens_per_forward)
+
+
+def _likelihoods(
+    forward: CausalForward,
+    rows: Rows,
+    measure: frozenset[Signal],
+    prefix: DynamicCache | None,
+    temperature: float,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return ``passage_log_likelihood`` and ``leave_one_out``, each None unless asked for."""
+    alone = without = None
+    shape = (len(rows), rows.passages.ids.shape[1], rows.target.ids.shape[1])
+    if "passage_log_likelihood" in measure:
+        single = rows.single_passages()
+        alone = forward.log_likelihood(
+            single, single.all_passages(), prefix, temperature=temperature
+        ).view(shape)
+    if "leave_one_out" in measure:
+        without = forward.leave_one_out(rows, prefix, temperature=temperature).view(shape)
+    return alone, without
+
+
+def _freeze_below(model: Any, trainable_layers: int | None) -> None:
+    """Leave the topmost blocks alone trainable; None leaves everything as it is."""
+    if trainable_layers is None:
+        return
+    model.requires_grad_(False)
+    blocks = _blocks(model)
+    for block in blocks[max(len(blocks) - trainable_layers, 0) :]:
+        block.requires_grad_(True)
+
+
+def _blocks(model: Any) -> nn.ModuleList:
+    for part in model.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == model.config.num_hidden_layers:
+            return part
+    raise InputError(
+        f"{type(model).__name__}: no list of blocks found; leave trainable_layers unset"
+    )

@@ -1,0 +1,145 @@
+"""Answers written token by token over a cached prompt: greedy, or with beams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from atlas_lm.types import Generation
+
+Step = Callable[[Int64[Tensor, "rows"], Int64[Tensor, "rows"]], Float[Tensor, "rows vocabulary"]]
+"""Feeds one token to each row, after the rows have been reordered; returns the next logits."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Generated token ids, the end included, and the sum of their log-probabilities in nats."""
+
+    token_ids: tuple[int, ...]
+    log_prob: float
+
+
+def greedy(
+    logits: Float[Tensor, "bsz vocabulary"],
+    step: Step,
+    ends: Int64[Tensor, "ends"],
+    generation: Generation,
+) -> list[Written]:
+    """Write the likeliest token until it is an end or the answer is as long as it may be."""
+    bsz = len(logits)
+    rows = torch.arange(bsz, device=logits.device)
+    alive = torch.ones(bsz, dtype=torch.bool, device=logits.device)
+    total = torch.zeros(bsz, dtype=torch.float64, device=logits.device)
+    written: list[list[int]] = [[] for _ in range(bsz)]
+    for position in range(generation.max_new_tokens):
+        log_prob, token = _log_probs(logits, ends, position, generation).max(-1)
+        total += torch.where(alive, log_prob.double(), 0.0)
+        for row in alive.nonzero().flatten().tolist():
+            written[row].append(int(token[row]))
+        alive = alive & ~torch.isin(token, ends)
+        if not alive.any() or position + 1 == generation.max_new_tokens:
+            break
+        logits = step(token, rows)
+    return [Written(tuple(ids), float(sum_)) for ids, sum_ in zip(written, total, strict=True)]
+
+
+def beam_search(
+    logits: Float[Tensor, "bsz vocabulary"],
+    step: Step,
+    ends: Int64[Tensor, "ends"],
+    generation: Generation,
+) -> list[Written]:
+    """Keep the best ``num_beams`` unfinished answers of every query; return the best finished one.
+
+    ``logits`` has one row a query; ``step`` receives ``bsz * num_beams`` rows, whose origin indexes
+    the rows of the step before (of ``logits``, the first time). An answer's score is its
+    log-probability / length ** length_penalty; a query is done when ``num_beams`` answers are
+    finished and no unfinished one can beat the worst of them at its present length.
+    """
+    beams = [_Beams(generation) for _ in range(len(logits))]
+    rows = torch.zeros(len(logits), 1, device=logits.device)
+    for position in range(generation.max_new_tokens):
+        width = rows.shape[1]
+        scores = _log_probs(logits, ends, position, generation)
+        scores = rows[..., None] + scores.view(len(beams), width, -1)
+        best, flat = scores.flatten(1).topk(min(2 * generation.num_beams, scores[0].numel()), -1)
+        token, origin = flat % scores.shape[-1], flat // scores.shape[-1]
+        finished = torch.isin(token, ends)
+        chosen = [
+            beam.advance(*(part[i].tolist() for part in (best, token, origin, finished)))
+            for i, beam in enumerate(beams)
+        ]
+        if all(beam.done for beam in beams) or position + 1 == generation.max_new_tokens:
+            break
+        rows = torch.tensor([[c[0] for c in query] for query in chosen], device=logits.device)
+        tokens = torch.tensor([c[1] for query in chosen for c in query], device=logits.device)
+        origins = [i * width + c[2] for i, query in enumerate(chosen) for c in query]
+        logits = step(tokens, torch.tensor(origins, device=logits.device))
+    return [beam.best() for beam in beams]
+
+
+class _Beams:
+    """The unfinished and the finished answers of one query."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._open: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        self._finished: list[tuple[float, float, tuple[int, ...]]] = []
+        self.done = False
+
+    def advance(
+        self, score: list[float], token: list[int], origin: list[int], finished: list[bool]
+    ) -> list[tuple[float, int, int]]:
+        """Take candidates, best first; return score, token and origin of those kept open."""
+        width = self._generation.num_beams
+        kept: list[tuple[float, int, int]] = []
+        answers: list[tuple[float, tuple[int, ...]]] = []
+        for rank, (total, new, source, ends) in enumerate(
+            zip(score, token, origin, finished, strict=True)
+        ):
+            ids = (*self._open[source][1], new)
+            if ends and rank < width:
+                self._finish(total, ids)
+            elif not ends and len(kept) < width:
+                kept.append((total, new, source))
+                answers.append((total, ids))
+        while len(kept) < width:
+            kept.append((-torch.inf, token[0], 0))
+            answers.append((-torch.inf, (token[0],)))
+        self._open = answers
+        if len(self._finished) == width:
+            reach = self._score(answers[0][0], len(answers[0][1]))
+            self.done |= reach <= self._finished[-1][0]
+        return kept
+
+    def best(self) -> Written:
+        """Return the best finished answer, or the best unfinished one if it scores higher."""
+        if not self.done:
+            for total, ids in self._open:
+                if total > -torch.inf:
+                    self._finish(total, ids)
+        _, total, ids = self._finished[0]
+        return Written(ids, total)
+
+    def _finish(self, total: float, ids: tuple[int, ...]) -> None:
+        if self.done:
+            return
+        self._finished.append((self._score(total, len(ids)), total, ids))
+        self._finished.sort(key=lambda answer: -answer[0])
+        del self._finished[self._generation.num_beams :]
+
+    def _score(self, total: float, length: int) -> float:
+        return total / float(length**self._generation.length_penalty)
+
+
+def _log_probs(
+    logits: Tensor, ends: Int64[Tensor, "ends"], position: int, generation: Generation
+) -> Float[Tensor, "rows vocabulary"]:
+    log_prob = logits.float().log_softmax(-1)
+    if position < generation.min_new_tokens:
+        log_prob = log_prob.index_fill(-1, ends, -torch.inf)
+    return log_prob

@@ -1,0 +1,161 @@
+"""Questions, passages and targets to token ids. Parts are joined as ids, never as strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atlas_lm.passages.format import format_passage
+from atlas_lm.reader.causal_settings import CausalSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import Passage, Tokens
+
+
+@dataclass(frozen=True)
+class CausalInputs:
+    """A batch of queries and passages as a decoder-only reader's tokens."""
+
+    query: Tokens
+    """The worded queries, ``bsz length``."""
+    passages: Tokens
+    """The passages, ``bsz n_context length``."""
+    truncated_passages: int = 0
+    """How many passages lost their end."""
+
+    @property
+    def n_context(self) -> int:
+        """Passages per query; 0 in closed book."""
+        return self.passages.ids.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.query.ids)
+
+    def first(self, n_context: int) -> CausalInputs:
+        """Keep the best ``n_context`` passages of every query."""
+        kept = Tokens(self.passages.ids[:, :n_context], self.passages.mask[:, :n_context])
+        return replace(self, passages=kept)
+
+    def to(self, device: torch.device | str) -> CausalInputs:
+        """Return the same inputs on ``device``."""
+        return replace(self, query=self.query.to(device), passages=self.passages.to(device))
+
+
+class Wording:
+    """A tokenizer and settings: what exactly the model is shown."""
+
+    def __init__(self, tokenizer: Any, settings: CausalSettings) -> None:
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._before, self._after = settings.query_format.split("{query}")
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        """Token ids that open every prompt: the tokenizer's own, instruction, demonstrations."""
+        ids = [self._tokenizer.bos_token_id] if self._opens_with_bos else []
+        ids += self._encode(self._settings.instruction)
+        for query, target in self._settings.demonstrations:
+            ids += self.query(query) + self.target(target)
+            ids += self._encode(self._settings.demonstration_end)
+        return ids
+
+    @cached_property
+    def end(self) -> list[int]:
+        """Token ids that end a target."""
+        stop = self._encode(self._settings.stop)
+        return stop or [self._tokenizer.eos_token_id]
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Token ids that end a generated answer: end of sequence, and any that holds the stop."""
+        ends = {self._tokenizer.eos_token_id} - {None}
+        if stop := self._settings.stop:
+            everything = self._tokenizer.batch_decode([[i] for i in range(len(self._tokenizer))])
+            ends |= {i for i, piece in enumerate(everything) if stop in piece}
+        return frozenset(ends)
+
+    def query(self, query: str) -> list[int]:
+        """Return the worded query's token ids.
+
+        Raises:
+            InputError: nothing is left to read, or the query holds a T5 sentinel.
+        """
+        self._refuse_sentinel(query)
+        ids = self._encode(self._before + query)[: self._settings.query_maxlength]
+        ids += self._encode(self._after)
+        if not ids:
+            raise InputError("a query is empty; give it text, or a query_format that has some")
+        return ids
+
+    def target(self, target: str) -> list[int]:
+        """Return the worded target's token ids with its end."""
+        self._refuse_sentinel(target)
+        ids = self._encode(self._settings.target_format.replace("{target}", target))
+        return ids[: self._settings.target_maxlength - len(self.end)] + self.end
+
+    def passage(self, passage: Passage) -> tuple[list[int], bool]:
+        """Return a passage's token ids with its end, and whether it lost some of its text."""
+        end = self._encode(self._settings.passage_end)
+        ids = self._encode(format_passage(self._settings.passage_format, passage))
+        room = max(self._settings.passage_maxlength - len(end), 0)
+        return ids[:room] + end, len(ids) > room
+
+    def inputs(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> CausalInputs:
+        """Return a batch as tokens, padded to the longest query and the longest passage.
+
+        Raises:
+            InputError: the queries have different numbers of passages.
+        """
+        counts = {len(given) for given in passages} or {0}
+        if len(counts) > 1 or len(passages) != len(query):
+            raise InputError(
+                f"{len(query)} queries come with {[len(given) for given in passages]} passages; "
+                "give every query of a batch the same number"
+            )
+        encoded = [self.passage(passage) for given in passages for passage in given]
+        flat = pad([ids for ids, _ in encoded])
+        shape = (len(query), counts.pop(), flat.ids.shape[1])
+        return CausalInputs(
+            query=pad([self.query(text) for text in query]),
+            passages=Tokens(flat.ids.view(shape), flat.mask.view(shape)),
+            truncated_passages=sum(cut for _, cut in encoded),
+        )
+
+    def targets(self, target: Sequence[str]) -> Tokens:
+        """Return worded targets as tokens, ``bsz length``."""
+        return pad([self.target(text) for text in target])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return a generated answer's text, without its end and the spaces around it."""
+        kept = [token for token in token_ids if token not in self.end_ids]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
+        return text.strip()
+
+    @property
+    def _opens_with_bos(self) -> bool:
+        opening: list[int] = self._tokenizer("a").input_ids[:1]
+        return opening == [self._tokenizer.bos_token_id]
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _refuse_sentinel(self, text: str) -> None:
+        if "<extra_id_" in text and "<extra_id_0>" not in self._tokenizer.get_vocab():
+            raise InputError(
+                f"{text!r} holds a T5 sentinel, which a decoder-only reader would read as text; "
+                "word queries as '{question}' and targets as '{answer}' in the task's settings"
+            )
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tokens:
+    """Return rows of token ids as a rectangle, pads (id 0) on the right."""
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    mask: Tensor = torch.arange(width) < lengths[:, None]
+    return Tokens(ids.view(len(rows), width), mask)

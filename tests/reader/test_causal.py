@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from atlas_lm.reader.causal import CausalReader, CausalSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import Generation
+
+from .causal_toys import (
+    PASSAGES,
+    QUERY,
+    TARGET,
+    byte_tokenizer,
+    fused_token_log_likelihood,
+    plain_token_log_likelihood,
+    tiny_llama,
+    toy_reader,
+)
+
+ALL = frozenset({"passage_log_likelihood", "leave_one_out", "attention_mass"})
+READINGS = ("one_prompt", "fused")
+SLOW = {"one_prompt": plain_token_log_likelihood, "fused": fused_token_log_likelihood}
+
+
+def assert_rows(actual, expected):
+    """actual [length] holds expected, then zeros."""
+    torch.testing.assert_close(actual[: len(expected)], expected, atol=2e-5, rtol=2e-5)
+    assert (actual[len(expected) :] == 0).all()
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("n_context", [0, 1, 3])
+def test_loss_and_score_equal_the_plain_prompt(reading, n_context):
+    reader = toy_reader(reading=reading)
+    passages = [given[:n_context] for given in PASSAGES]
+    inputs = reader.collate(QUERY, passages)
+    expected = [
+        SLOW[reading](reader, *row).sum() for row in zip(passages, QUERY, TARGET, strict=True)
+    ]
+    torch.testing.assert_close(reader.score(inputs, TARGET), torch.stack(expected))
+    loss = reader.loss(inputs, TARGET)
+    torch.testing.assert_close(loss.total, -sum(expected))
+    assert loss.tokens == sum(len(reader.wording.target(target)) for target in TARGET)
+    loss.total.backward()
+    assert reader.model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("shots", [(), (("one?", "two"), ("three?", "four"))])
+@pytest.mark.parametrize("bos", [False, True])
+def test_signals_equal_the_slow_way(reading, shots, bos):
+    reader = toy_reader(bos, reading=reading, demonstrations=shots, tokens_per_forward=150)
+    inputs = reader.collate(QUERY, PASSAGES)
+    signals = reader.signals(inputs, TARGET, ALL)
+    for i, (given, query, target) in enumerate(zip(PASSAGES, QUERY, TARGET, strict=True)):
+        for k, passage in enumerate(given):
+            alone = plain_token_log_likelihood(reader, [passage], query, target)
+            assert_rows(signals.passage_log_likelihood[i, k], alone)
+            others = given[:k] + given[k + 1 :]
+            assert_rows(signals.leave_one_out[i, k], SLOW[reading](reader, others, query, target))
+    assert not signals.passage_log_likelihood.requires_grad
+
+
+def test_the_readings_agree_on_one_passage_and_differ_on_three():
+    prompt, fused = (toy_reader(reading=reading) for reading in READINGS)
+    inputs = prompt.collate(QUERY, PASSAGES)
+    one = inputs.first(1)
+    assert torch.equal(prompt.score(one, TARGET), fused.score(one, TARGET))
+    assert not torch.allclose(prompt.score(inputs, TARGET), fused.score(inputs, TARGET))
+
+
+def test_fused_reading_ignores_the_order_of_passages():
+    reader = toy_reader(reading="fused")
+    backwards = [given[::-1] for given in PASSAGES]
+    torch.testing.assert_close(
+        reader.score(reader.collate(QUERY, PASSAGES), TARGET),
+        reader.score(reader.collate(QUERY, backwards), TARGET),
+    )
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_slice_of_a_batch_is_a_batch_of_slices(reading):
+    reader = toy_reader(reading=reading)
+    both = reader.signals(reader.collate(QUERY, PASSAGES), TARGET, ALL)
+    for i in range(2):
+        one = reader.signals(
+            reader.collate(QUERY[i : i + 1], PASSAGES[i : i + 1]), TARGET[i : i + 1], ALL
+        )
+        length = one.target_mask.shape[1]
+        for name in ("passage_log_likelihood", "leave_one_out"):
+            torch.testing.assert_close(getattr(one, name)[0], getattr(both, name)[i, :, :length])
+        torch.testing.assert_close(one.attention_mass[0], both.attention_mass[i])
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_read_gives_loss_and_signals(reading):
+    reader = toy_reader(reading=reading).train()
+    inputs = reader.collate(QUERY, PASSAGES)
+    reading_ = reader.read(inputs, TARGET, n_context=2, measure=ALL)
+    torch.testing.assert_close(reading_.loss.total, reader.loss(inputs.first(2), TARGET).total)
+    expected = reader.signals(inputs, TARGET, ALL)
+    for field in dataclasses.fields(expected):
+        torch.testing.assert_close(
+            getattr(reading_.signals, field.name), getattr(expected, field.name)
+        )
+    assert reader.model.training
+    reading_.loss.total.backward()
+
+
+def test_temperature_divides_the_logits():
+    reader = toy_reader()
+    inputs = reader.collate(QUERY, PASSAGES)
+    flat = reader.signals(inputs, TARGET, ALL, logit_temperature=1e9).passage_log_likelihood
+    uniform = -torch.log(torch.tensor(258.0))
+    assert torch.allclose(flat[0, 0, 0], uniform, atol=1e-4)
+
+
+def test_attention_mass_by_hand():
+    reader = toy_reader()
+    inputs = reader.collate(QUERY[:1], [PASSAGES[0]])
+    mass = reader.signals(inputs, TARGET[:1], ALL).attention_mass[0]
+    words, model = reader.wording, tiny_llama()
+    model.set_attn_implementation("eager")
+    spans, prompt = [], list(words.prefix)
+    for passage in PASSAGES[0]:
+        ids = words.passage(passage)[0]
+        spans.append(slice(len(prompt), len(prompt) + len(ids)))
+        prompt += ids
+    prompt += words.query(QUERY[0])
+    target = words.target(TARGET[0])
+    values = {}
+    for i, layer in enumerate(model.model.layers):
+        layer.self_attn.v_proj.register_forward_hook(
+            lambda _, __, out, i=i: values.__setitem__(i, out[0].view(-1, 2, 8))
+        )
+    out = model(input_ids=torch.tensor([prompt + target]), output_attentions=True)
+    asking = range(len(prompt) - 1, len(prompt) + len(target) - 1)
+    for k, span in enumerate(spans):
+        expected = 0.0
+        for i, attention in enumerate(out.attentions):
+            for head in range(4):
+                norm = values[i][span, head // 2].norm(dim=-1)
+                for t in asking:
+                    expected += float((attention[0, head, t, span] * norm).sum().detach()) / 4 / 2
+        assert float(mass[k]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_attention_share_sums_to_one():
+    reader = toy_reader(reading="fused")
+    inputs = reader.collate(QUERY, PASSAGES)
+    answers = reader.generate(inputs, Generation(max_new_tokens=4))
+    share = reader.attention_share(inputs, answers)
+    torch.testing.assert_close(share.sum(-1), torch.ones(2))
+
+
+def test_trainable_layers_leaves_the_topmost_blocks():
+    reader = CausalReader(
+        tiny_llama(layers=3), byte_tokenizer(), CausalSettings(trainable_layers=1)
+    )
+    trained = {name for name, p in reader.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(name.startswith("model.model.layers.2.") for name in trained)
+    reader.loss(reader.collate(QUERY, PASSAGES), TARGET).total.backward()
+    assert reader.model.model.layers[1].mlp.up_proj.weight.grad is None
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        reader = toy_reader(reading="fused").train()
+        if checkpointing:
+            reader.enable_gradient_checkpointing()
+        reader.loss(reader.collate(QUERY, PASSAGES), TARGET).total.backward()
+        gradients.append(reader.model.model.layers[0].mlp.up_proj.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_saved_directory_opens_here_and_with_plain_transformers(tmp_path):
+    reader = toy_reader(reading="fused", demonstrations=(("a?", "b"),), trainable_layers=1)
+    reader.save_pretrained(tmp_path)
+    again = CausalReader.from_pretrained(tmp_path)
+    assert again.settings == reader.settings
+    inputs = reader.collate(QUERY, PASSAGES)
+    assert torch.equal(
+        reader.score(inputs, TARGET), again.score(again.collate(QUERY, PASSAGES), TARGET)
+    )
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path)("Go.").input_ids])
+    torch.testing.assert_close(plain(ids).logits, reader.model(ids).logits)
+
+
+def test_errors_name_the_remedy(tmp_path):
+    reader = toy_reader()
+    with pytest.raises(InputError, match="same number"):
+        reader.collate(QUERY, [PASSAGES[0], PASSAGES[1][:1]])
+    with pytest.raises(InputError, match="T5 sentinel"):
+        reader.collate(["question: x answer: <extra_id_0>"], [[]])
+    with pytest.raises(InputError, match="passage_maxlength=0"):
+        CausalSettings(passage_maxlength=0)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="no decoder-only language model"):
+        CausalReader.from_pretrained(tmp_path)
+    (tmp_path / "reader.json").write_text('{"kind": "causal", "readin": "fused"}')
+    with pytest.raises(InputError, match="did you mean 'reading'"):
+        CausalSettings.load(tmp_path)

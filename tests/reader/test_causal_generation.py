@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atlas_lm.reader.causal import CausalReader, CausalSettings
+from atlas_lm.types import Generation
+
+from .causal_toys import PASSAGES, QUERY, byte_tokenizer, tiny_llama, toy_reader
+
+
+def stock(reader: CausalReader, row: int, **options) -> tuple[int, ...]:
+    """What transformers' own generate writes behind the plain prompt."""
+    words = reader.wording
+    prompt = list(words.prefix)
+    for passage in PASSAGES[row]:
+        prompt += words.passage(passage)[0]
+    ids = torch.tensor([prompt + words.query(QUERY[row])])
+    out = reader.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        eos_token_id=sorted(words.end_ids),
+        pad_token_id=1,
+        **options,
+    )
+    return tuple(token for token in out[0, ids.shape[1] :].tolist())
+
+
+def unpadded(token_ids, reader):
+    kept = []
+    for token in token_ids:
+        kept.append(token)
+        if token in reader.wording.end_ids:
+            break
+    return tuple(kept)
+
+
+@pytest.mark.parametrize("shots", [(), (("one?", "two"),)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": 6},
+        {"max_new_tokens": 6, "min_new_tokens": 4},
+        {"max_new_tokens": 6, "num_beams": 3},
+        {"max_new_tokens": 5, "num_beams": 4, "length_penalty": 2.0},
+    ],
+)
+def test_one_prompt_writes_what_stock_generate_writes(shots, seed, options):
+    settings = CausalSettings(demonstrations=shots, passage_maxlength=24)
+    reader = CausalReader(tiny_llama(seed), byte_tokenizer(), settings)
+    answers = reader.generate(reader.collate(QUERY, PASSAGES), Generation(**options))
+    for row, answer in enumerate(answers):
+        assert answer.token_ids == unpadded(stock(reader, row, **options), reader)
+
+
+@pytest.mark.parametrize("reading", ["one_prompt", "fused"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_log_prob_is_the_score_of_what_was_written(reading, num_beams):
+    reader = toy_reader(reading=reading)
+    inputs = reader.collate(QUERY, PASSAGES)
+    answers = reader.generate(inputs, Generation(max_new_tokens=5, num_beams=num_beams))
+    for row, answer in enumerate(answers):
+        one = reader.collate(QUERY[row : row + 1], PASSAGES[row : row + 1])
+        reader.wording.targets = lambda _, ids=answer.token_ids: _tokens(ids)
+        score = reader.score(one, ["as written"])
+        assert answer.log_prob == pytest.approx(float(score), rel=1e-4)
+
+
+@pytest.mark.parametrize("reading", ["one_prompt", "fused"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_batched_answers_equal_single_ones(reading, num_beams):
+    reader = toy_reader(reading=reading, demonstrations=(("a?", "b"),))
+    generation = Generation(max_new_tokens=5, num_beams=num_beams)
+    both = reader.generate(reader.collate(QUERY, PASSAGES), generation)
+    for row in range(2):
+        one = reader.collate(QUERY[row : row + 1], PASSAGES[row : row + 1])
+        assert reader.generate(one, generation)[0].token_ids == both[row].token_ids
+
+
+def test_an_answer_stops_at_the_newline():
+    reader = toy_reader()
+    newline = reader.wording.end[0]
+    with torch.no_grad():
+        weight = reader.model.get_output_embeddings().weight
+        weight[newline] = 0
+        reader.model.lm_head.weight = torch.nn.Parameter(weight.clone())
+        reader.model.lm_head.bias = torch.nn.Parameter(torch.zeros(258))
+        reader.model.lm_head.bias[newline] = 1e4
+    answers = reader.generate(reader.collate(QUERY, PASSAGES), Generation(max_new_tokens=5))
+    assert [answer.token_ids for answer in answers] == [(newline,), (newline,)]
+    assert [answer.text for answer in answers] == ["", ""]
+
+
+def _tokens(ids):
+    from atlas_lm.reader.causal_prompt import pad
+
+    return pad([ids])
