@@ -4,16 +4,116 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.model import AtlasConfig
+from atlas_lm.objectives import ObjectiveConfig
+from atlas_lm.retrieve import ContextConfig
+from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.files import atomic_path
 from atlas_lm.runtime.structure import structure, unstructure
+from atlas_lm.staleness import StalenessConfig
+from atlas_lm.tasks import TaskConfig
+from atlas_lm.training import TrainingConfig
+from atlas_lm.types import Generation
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfConfig:
+    """One half of the model: where its weights are and how it is set."""
+
+    path: str = ""
+    """Directory, Hub id or package:NAME."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that replace the ones saved with it; see the reader's and the retriever's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the questions and the passages are."""
+
+    train: str = ""
+    """Training questions, JSONL."""
+    validation: str = ""
+    """Questions for the evaluations during training; none where empty."""
+    shots: int = 0
+    """Draw this many training questions by seed; 0 takes all."""
+    shots_seed: int = 0
+    """Seed of the draw."""
+    validation_limit: int = 0
+    """Evaluate on the first so many validation questions; 0 for all."""
+    index: str = ""
+    """An index made for this retriever; where empty it is built from `passages` into the run."""
+    passages: tuple[str, ...] = ()
+    """Passage files, JSONL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A joint training run: the tree of the components' own options."""
+
+    kind: Literal["joint"] = "joint"
+    """Joint training of reader and retriever."""
+    title: str = ""
+    """What the run is, in a few words, for its card."""
+    reader: HalfConfig = field(default_factory=HalfConfig)
+    retriever: HalfConfig = field(default_factory=HalfConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    context: ContextConfig = field(default_factory=ContextConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    staleness: StalenessConfig = field(default_factory=StalenessConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: Generation = field(default_factory=Generation)
+
+    def __post_init__(self) -> None:
+        if self.context.passages_from == "none" and self.retriever.path:
+            raise InputError(
+                f"retriever.path={self.retriever.path!r} has no effect with "
+                "context.passages_from=none (closed book); leave one of them out"
+            )
+        if self.data.index and self.data.passages:
+            raise InputError(
+                f"data.index={self.data.index!r} and data.passages are both given; an index "
+                "holds its own passages: leave one of them out"
+            )
+
+    @property
+    def model(self) -> AtlasConfig:
+        """What is saved with the model."""
+        return AtlasConfig(
+            task=self.task,
+            context=self.context,
+            objective=self.objective,
+            generation=self.generation,
+        )
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the path of a recipe: a file, or the name of one that ships with the package.
+
+    Raises:
+        InputError: there is no such file and no such recipe; the nearest name is given.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {recipe.stem: recipe for folder in _RECIPES for recipe in folder.glob("*.toml")}
+    if path.stem in shipped and path.suffix in {"", ".toml"}:
+        return shipped[path.stem]
+    raise InputError(
+        f"{name}: no such recipe{did_you_mean(path.stem, shipped)}; "
+        f"give a .toml file or one of {', '.join(sorted(shipped))}"
+    )
+
+
+_RECIPES = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
 
 
 def load_recipe(path: str | Path | None, overrides: Sequence[str], config: type[Config]) -> Config:

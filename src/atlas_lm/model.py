@@ -157,6 +157,19 @@ class Atlas:
         inputs = self.reader.collate(batch.query, passages)
         return self.reader.generate(inputs, self.config.generation)
 
+    def with_config(self, config: AtlasConfig) -> Atlas:
+        """Return the same halves and index under another configuration."""
+        atlas = Atlas(self.retriever, self.reader, config)
+        atlas.index, atlas.store = self.index, self.store
+        return atlas
+
+    def to(self, device: str | torch.device) -> Atlas:
+        """Move both halves to ``device`` and return this object."""
+        for half in (self.retriever, self.reader):
+            if isinstance(half, nn.Module):
+                half.to(device)
+        return self
+
     @property
     def trained_retriever(self) -> BiEncoder:
         """The retriever, which must be there.

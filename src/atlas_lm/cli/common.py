@@ -1,0 +1,162 @@
+"""Options that several verbs share, and how they open models, indexes and data."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from atlas_lm.model import Atlas, AtlasConfig
+from atlas_lm.reader import CausalReader, open_reader
+from atlas_lm.retriever import BiEncoder, EncoderSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import track
+from atlas_lm.tasks import TaskConfig
+from atlas_lm.types import Batch, Example, Reader, Retrieved
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout, and nothing else."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model`` or the pair ``--reader`` and ``--retriever`` with the encoder's settings."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="DIR", help="a model saved by atlas-lm train")
+    group.add_argument(
+        "--reader", metavar="NAME", help="directory, Hub id or package:NAME of a T5 or causal LM"
+    )
+    add_retriever_arguments(group)
+    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+
+
+def add_retriever_arguments(group: Any) -> None:
+    """Add ``--retriever`` and the settings a plain transformers directory does not say."""
+    group.add_argument(
+        "--retriever", metavar="NAME", help="directory, Hub id or package:NAME of an encoder"
+    )
+    group.add_argument("--pooling", choices=["mean", "cls", "last", "sqrt"], help=_PLAIN)
+    group.add_argument("--similarity", choices=["dot", "cosine"], help=_PLAIN)
+    group.add_argument("--query-maxlength", type=int, metavar="TOKENS", help=_PLAIN)
+    group.add_argument("--passage-maxlength", type=int, metavar="TOKENS", help=_PLAIN)
+    group.add_argument("--query-template", metavar="TEXT", help=_PLAIN)
+    group.add_argument("--passage-template", metavar="TEXT", help=_PLAIN)
+
+
+_PLAIN = "for a retriever directory that does not say it itself"
+
+
+def add_context_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where passages come from and how many are read."""
+    group = parser.add_argument_group("passages")
+    group.add_argument("--index", metavar="DIR", help="an index made by atlas-lm index build")
+    group.add_argument(
+        "--passages-from",
+        choices=["index", "file", "none"],
+        help="retrieve them, take those in the data file, or none: closed book",
+    )
+    group.add_argument("--n-context", type=int, metavar="N", help="passages read per question")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the questions file and how to read it."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--data", required=True, metavar="FILE", help="questions as JSONL")
+    group.add_argument("--task", help="qa, base or a task of your own (default: qa)")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    group.add_argument("--bsz", type=int, default=8, metavar="N", help="questions at a time")
+
+
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings | None:
+    """Return the settings given on the command line; None where none was."""
+    names = [field.name for field in dataclasses.fields(EncoderSettings)]
+    given = {name: getattr(args, name, None) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    return EncoderSettings(**given) if given else None
+
+
+def open_retriever(args: argparse.Namespace) -> BiEncoder:
+    """Open ``--retriever`` or the retriever of ``--model`` on the device asked for."""
+    if args.model is None and args.retriever is None:
+        raise InputError("give --model DIR or --retriever NAME")
+    if args.retriever is not None:
+        retriever = BiEncoder.from_pretrained(args.retriever, settings=encoder_settings(args))
+    else:
+        retriever = BiEncoder.from_pretrained(f"{args.model}/retriever")
+    return retriever.to(args.device)
+
+
+def open_model(args: argparse.Namespace) -> Atlas:
+    """Open ``--model``, or ``--reader`` with ``--retriever``, and ``--index`` where given."""
+    if args.model is not None and args.reader is not None:
+        raise InputError("give --model or --reader, not both")
+    if args.model is not None:
+        atlas = Atlas.from_pretrained(args.model)
+        if args.retriever is not None:
+            atlas.retriever = BiEncoder.from_pretrained(
+                args.retriever, settings=encoder_settings(args)
+            )
+    elif args.reader is not None:
+        reader = open_reader(args.reader)
+        retriever = open_retriever(args) if args.retriever is not None else None
+        atlas = Atlas(retriever, reader, AtlasConfig(task=default_task(reader)))
+    else:
+        raise InputError("give --model DIR, or --reader NAME with --retriever NAME")
+    atlas = atlas.with_config(_changed(atlas.config, args))
+    atlas.to(args.device)
+    if getattr(args, "index", None) is not None:
+        atlas.open_index(args.index)
+    elif atlas.config.context.passages_from == "index":
+        raise InputError("give --index DIR, or --passages-from file or none")
+    return atlas
+
+
+def default_task(reader: Reader) -> TaskConfig:
+    """Return the QA task in the words that a reader of this kind was pre-trained with."""
+    if isinstance(reader, CausalReader):
+        return TaskConfig(query_template="{question}", target_template="{answer}")
+    return TaskConfig()
+
+
+def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
+    """Return ``config`` with what the command line says otherwise."""
+    context = config.context
+    if args.passages_from is not None:
+        context = dataclasses.replace(context, passages_from=args.passages_from)
+    if args.n_context is not None:
+        context = dataclasses.replace(
+            context,
+            n_context=args.n_context,
+            retriever_n_context=max(args.n_context, context.retriever_n_context),
+        )
+    task = config.task
+    if getattr(args, "task", None) is not None:
+        task = dataclasses.replace(task, task=args.task)
+    return dataclasses.replace(config, context=context, task=task)
+
+
+def batches(examples: Sequence[Example], bsz: int, description: str) -> Iterator[Batch]:
+    """Yield batches of ``bsz`` examples in order, with a progress bar on a terminal."""
+    starts = range(0, len(examples), bsz)
+    for start in track(starts, description):
+        yield Batch(tuple(examples[start : start + bsz]))
+
+
+def passages_json(retrieved: Retrieved, query: int) -> list[dict[str, Any]]:
+    """Return one query's passages as ids and scores."""
+    return [
+        {"id": passage.id, "score": score}
+        for passage, score in zip(
+            retrieved.passages[query], retrieved.scores[query].tolist(), strict=True
+        )
+    ]
