@@ -1,0 +1,90 @@
+"""How long, how fast and how often: the hyper-parameters of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.training.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """A training run. One step is one optimizer update of both halves."""
+
+    total_steps: int = 1000
+    """Updates in the run."""
+    bsz: int = 4
+    """Queries per micro-batch."""
+    accumulation_steps: int = 1
+    """Micro-batches per update; the gradient is that of one batch of all their queries."""
+    reader: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4))
+    """How the reader is updated."""
+    retriever: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-5))
+    """How the retriever is updated; its schedule begins with its first update."""
+    freeze_retriever_steps: int = 0
+    """Steps before the retriever starts to learn: the reader must read before it can teach."""
+    reader_loss_weight: float = 1.0
+    """Factor on the reader's loss, nats per target token."""
+    retriever_loss_weight: float = 1.0
+    """Factor on the retriever's loss, nats per query."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32, or bf16 autocast with fp32 weights on devices that have bf16 units."""
+    seed: int = 0
+    """Governs the order of the data, dropout and every other choice by chance."""
+    log_every: int = 10
+    """Steps between lines of metrics."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0 for one at the end only."""
+    save_every: int = 0
+    """Steps between checkpoints; 0 for one at the end (or when stopped) only."""
+    keep_last: int = 2
+    """Checkpoints kept; older ones are removed after a new one is safely written."""
+    gradient_checkpointing_reader: bool = False
+    """Recompute the reader's activations in the backward pass: less memory, more time."""
+    gradient_checkpointing_retriever: bool = False
+    """The same for the retriever."""
+    dropout: float | None = None
+    """Dropout probability in both halves; left out, each keeps its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "bsz", "accumulation_steps", "log_every", "keep_last"):
+            _at_least(self, name, 1)
+        for name in ("freeze_retriever_steps", "evaluate_every", "save_every", "seed"):
+            _at_least(self, name, 0)
+        for name in ("reader_loss_weight", "retriever_loss_weight"):
+            _at_least(self, name, 0)
+        if self.reader.warmup_steps > self.total_steps:
+            raise InputError(
+                f"training.reader.warmup_steps={self.reader.warmup_steps} is more than "
+                f"training.total_steps={self.total_steps}; the peak would never be reached"
+            )
+        if self.freeze_retriever_steps > self.total_steps:
+            raise InputError(
+                f"training.freeze_retriever_steps={self.freeze_retriever_steps} is more than "
+                f"training.total_steps={self.total_steps}; to train the reader alone set them equal"
+            )
+        thawed = self.total_steps - self.freeze_retriever_steps
+        if 0 < thawed < self.retriever.warmup_steps:
+            raise InputError(
+                f"training.retriever.warmup_steps={self.retriever.warmup_steps} is more than the "
+                f"{thawed} steps that the retriever learns (training.total_steps="
+                f"{self.total_steps} - training.freeze_retriever_steps="
+                f"{self.freeze_retriever_steps}); the peak would never be reached"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"training.precision={self.precision!r}: choose one of fp32 or bf16")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise InputError(f"training.dropout={self.dropout}: give a number in [0, 1)")
+
+    @property
+    def queries_per_update(self) -> int:
+        """Queries that one update sees."""
+        return self.bsz * self.accumulation_steps
+
+
+def _at_least(config: TrainingConfig, name: str, least: int) -> None:
+    value = getattr(config, name)
+    if not value >= least:
+        raise InputError(f"training.{name}={value}: give a number of at least {least}")

@@ -1,0 +1,144 @@
+"""The joint training loop: refresh the index when it is due, update both halves, log, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.staleness import RefreshSchedule
+from atlas_lm.training.checkpoint import Checkpoints
+from atlas_lm.training.collapse import CollapseMonitor
+from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.interrupt import StopRequest
+from atlas_lm.training.state import TrainState
+from atlas_lm.training.update import Update, update
+
+SKIPS_IN_ROW = 10
+"""Skipped updates in a row after which a run is stopped."""
+
+Metrics = Mapping[str, float]
+
+
+class TrainingStopped(InputError):  # noqa: N818
+    """Training cannot go on as it is configured; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended."""
+
+    step: int
+    """Updates made in the run so far."""
+    finished: bool
+    """False where the user or the system asked it to stop."""
+    checkpoint: Path
+    """The checkpoint of that very step."""
+
+
+def train(
+    state: TrainState,
+    cfg: TrainingConfig,
+    *,
+    checkpoints: Checkpoints,
+    schedule: RefreshSchedule,
+    log: Callable[[int, Metrics], None],
+    refresh: Callable[[], None] | None = None,
+    evaluate: Callable[[], Metrics] | None = None,
+) -> Outcome:
+    """Train from ``state.step`` to ``cfg.total_steps``; the last step is evaluated and saved.
+
+    On Ctrl-C or SIGTERM the step is finished, a checkpoint saved, and the call returns.
+
+    Args:
+        state: A new state, or one restored by ``checkpoints.load``. It is moved along.
+        cfg: The hyper-parameters, those that ``state`` was made with.
+        checkpoints: Where checkpoints go.
+        schedule: When the index is refreshed; it has no effect without ``refresh``.
+        log: Receives the step and its metrics.
+        refresh: Embeds every passage anew and puts the vectors into ``state.index``.
+        evaluate: Returns metrics on held-out data; the model is in whichever mode it likes.
+
+    Raises:
+        TrainingStopped: ten updates in a row had a loss or gradient that is not finite. The last
+            checkpoint was written before the first of them or holds the same weights.
+    """
+    monitor = CollapseMonitor()
+    with StopRequest() as stop:
+        while state.step < cfg.total_steps and not stop.asked:
+            if refresh and schedule.is_due(state.step) and state.index_step != state.step:
+                refresh()
+                state.index_step = state.step
+            done = update(
+                state.model,
+                state.batches.take(cfg.accumulation_steps),
+                state.optimizers,
+                cfg,
+                step=state.step,
+                train_retriever=retriever_learns(state, cfg),
+            )
+            state.step += 1
+            note_skip(state, done)
+            last = state.step == cfg.total_steps
+            if last or every(cfg.log_every, state.step):
+                log(state.step, done.metrics | watch(state, monitor, done))
+            else:
+                watch(state, monitor, done)
+            if evaluate and (last or every(cfg.evaluate_every, state.step)):
+                log(state.step, evaluate())
+            if every(cfg.save_every, state.step) and not (last or stop.asked):
+                checkpoints.save(state)
+        path = checkpoints.save(state)
+    finished = state.step >= cfg.total_steps
+    if not finished:
+        notice(f"stopped after step {state.step} of {cfg.total_steps}, saved as {path}")
+    return Outcome(state.step, finished, path)
+
+
+def every(period: int, step: int) -> bool:
+    """Return whether ``step`` is a multiple of ``period``; a period of 0 never comes round."""
+    return period > 0 and step % period == 0
+
+
+def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
+    """Return whether the update at ``state.step`` moves the retriever."""
+    return state.optimizers.retriever is not None and state.step >= cfg.freeze_retriever_steps
+
+
+def watch(state: TrainState, monitor: CollapseMonitor, done: Update) -> dict[str, float]:
+    """Feed the collapse monitor; return the metrics of the run, beside those of the update."""
+    for ids, rows in done.retrieved:
+        monitor.add(ids, rows)
+    monitor.check(state.step)
+    metrics = {
+        "epoch": state.batches.epoch,
+        "steps_since_refresh": float(state.step - state.index_step),
+        "skipped_updates": float(state.skipped),
+    }
+    if monitor.share is not None:
+        metrics["distinct_passages"] = monitor.share
+    return metrics
+
+
+def note_skip(state: TrainState, done: Update) -> None:
+    """Count a skipped update, name its examples, and stop the run at ten in a row.
+
+    Raises:
+        TrainingStopped: this was the tenth.
+    """
+    if not done.skipped:
+        state.skipped_in_row = 0
+        return
+    state.skipped += 1
+    state.skipped_in_row += 1
+    ids = ", ".join(done.skipped[:8]) + (" ..." if len(done.skipped) > 8 else "")
+    warn(f"step {state.step}: loss or gradient is not finite, update skipped; examples: {ids}")
+    if state.skipped_in_row >= SKIPS_IN_ROW:
+        raise TrainingStopped(
+            f"step {state.step}: {SKIPS_IN_ROW} updates in a row were not finite (last examples: "
+            f"{ids}). Lower training.reader.lr and training.retriever.lr, raise their "
+            'warmup_steps, or set training.precision="fp32", and resume: the weights are those of '
+            f"step {state.step - SKIPS_IN_ROW} and the last checkpoint is intact"
+        )

@@ -1,0 +1,217 @@
+"""Everything that decides how a run goes on: one `TrainState`, as tensors and as plain facts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.seeds import seed_everything
+from atlas_lm.training.batches import Batches
+from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.update import Optimizers, Trainable, make_optimizers
+from atlas_lm.types import Example
+
+
+class IndexVectors(Protocol):
+    """An index whose vectors are part of the state once they have been refreshed."""
+
+    @property
+    def embeddings(self) -> Float[Tensor, "n dim"]:
+        """All vectors, as stored."""
+        ...
+
+    def update_(self, rows: slice, embeddings: Float[Tensor, "n dim"]) -> None:
+        """Replace the vectors of the rows."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """Where a run stands. Restoring one and going on equals never having stopped."""
+
+    model: Trainable
+    optimizers: Optimizers
+    batches: Batches
+    index: IndexVectors | None = None
+    """The live index; None where passages are given or the index never changes."""
+    step: int = 0
+    """Updates made so far, skipped ones included."""
+    index_step: int = 0
+    """The step whose retriever made the index's vectors; 0 for the index the run began with."""
+    skipped: int = 0
+    """Updates skipped because a loss or gradient was not finite."""
+    skipped_in_row: int = 0
+    """Of these, the ones since the last good update."""
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The halves, by name."""
+        both = {"reader": self.model.reader, "retriever": self.model.retriever}
+        return {name: module for name, module in both.items() if module is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """Return all that is not a tensor, ready for JSON."""
+        return {
+            "step": self.step,
+            "index_step": self.index_step,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "batches": self.batches.state,
+            "random": random_facts(),
+        }
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors of each file: ``model``, ``optimizer``, ``random`` and ``index``.
+
+        ``index`` is there only if the index has been refreshed since the run began.
+        """
+        halves = self.optimizers.halves
+        files = {
+            "model": _joined({name: weights(part) for name, part in self.modules.items()}),
+            "optimizer": _joined({name: half.tensors() for name, half in halves.items()}),
+            "random": random_tensors(),
+        }
+        if self.index is not None and self.index_step > 0:
+            files["index"] = {"embeddings": self.index.embeddings}
+        return files
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
+        """Become the state that `facts` and `tensors` were taken from.
+
+        Raises:
+            InputError: they belong to another model, other data or another index.
+        """
+        for name, part in self.modules.items():
+            load_weights(part, _part(tensors["model"], name), name)
+        for name, half in self.optimizers.halves.items():
+            half.restore(_part(tensors["optimizer"], name))
+        self.batches.restore(facts["batches"])
+        if "index" in tensors:
+            self._restore_index(tensors["index"]["embeddings"])
+        for name in ("step", "index_step", "skipped", "skipped_in_row"):
+            setattr(self, name, facts[name])
+        restore_random(facts["random"], tensors["random"])
+
+    def _restore_index(self, embeddings: Tensor) -> None:
+        if self.index is None:
+            raise InputError("resume: the run refreshed an index, and none is open; open it first")
+        if self.index.embeddings.shape != embeddings.shape:
+            raise InputError(
+                f"resume: the run's index holds vectors of shape {list(embeddings.shape)}, the one "
+                f"that is open {list(self.index.embeddings.shape)}; open the index it began with"
+            )
+        self.index.update_(slice(0, len(embeddings)), embeddings)
+
+
+def new_state(
+    model: Trainable,
+    examples: Sequence[Example],
+    config: TrainingConfig,
+    *,
+    index: IndexVectors | None = None,
+) -> TrainState:
+    """Return the state before the first update: everything seeded, dropout and memory set."""
+    seed_everything(config.seed)
+    prepare(model, config)
+    batches = Batches(examples, config.bsz, config.seed)
+    return TrainState(model, make_optimizers(model, config), batches, index)
+
+
+def prepare(model: Trainable, config: TrainingConfig) -> None:
+    """Set dropout and gradient checkpointing of both halves as the configuration says."""
+    halves = {
+        "reader": (model.reader, config.gradient_checkpointing_reader),
+        "retriever": (model.retriever, config.gradient_checkpointing_retriever),
+    }
+    for module, checkpointing in halves.values():
+        if module is None:
+            continue
+        if config.dropout is not None:
+            module.set_dropout(config.dropout)
+        if checkpointing:
+            module.enable_gradient_checkpointing()
+
+
+def weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and saved buffers by name; one that has several names comes once."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> None:
+    """Copy saved values into the module's own tensors; what is tied stays tied.
+
+    Raises:
+        InputError: a name or a shape differs.
+    """
+    own = weights(module)
+    if different := own.keys() ^ saved.keys():
+        side = "the checkpoint" if min(different) in saved else "the model"
+        raise InputError(
+            f"resume: {what} tensor {min(different)!r} is only in {side}; resume with the same "
+            "reader and retriever, tied or untied as before"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != saved[name].shape:
+            raise InputError(
+                f"resume: {what} tensor {name!r} has shape {list(saved[name].shape)} in the "
+                f"checkpoint and {list(tensor.shape)} in the model"
+            )
+        tensor.copy_(saved[name])
+
+
+def random_facts() -> dict[str, Any]:
+    """Return the states of Python's and NumPy's generators, ready for JSON."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+    }
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """Return the states of torch's generators: the CPU's and every CUDA device's."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda:{n}": state for n, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore_random(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Put every generator back to where it was; devices that are gone are left out."""
+    version, numbers, gauss = facts["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = facts["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["cpu"])
+    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        if f"cuda:{n}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda:{n}"], n)
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+
+
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,184 @@
+import errno
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.training import Checkpoints, new_state
+from atlas_lm.training import checkpoint as checkpoint_module
+from atlas_lm.training.state import load_weights, weights
+from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
+
+
+def state_at(step):
+    model = FakeAtlas()
+    state = new_state(model, examples(), config(), index=model.index)
+    state.step = step
+    return state
+
+
+def test_the_files_are_these_and_nothing_is_pickled(tmp_path):
+    path = run(tmp_path, config(), schedule="3").outcome.checkpoint
+    names = ["index", "model", "optimizer", "random"]
+    assert sorted(p.name for p in path.iterdir()) == [
+        *(f"{name}.safetensors" for name in names),
+        "state.json",
+    ]
+    facts = json.loads((path / "state.json").read_text())
+    assert facts["step"] == 8
+    assert facts["files"] == {file.name: file.stat().st_size for file in path.glob("*.safetensors")}
+
+
+def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1))
+    whole = checkpoint_module.save_file
+    written = []
+
+    def killed(tensors, target):
+        written.append(target)
+        whole(tensors, target)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint_module, "save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(state_at(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    state = state_at(9)
+    Checkpoints(tmp_path).load(state)
+    assert state.step == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        checkpoint_module.SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_said_plainly_and_leaves_nothing(tmp_path, monkeypatch, error):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1))
+
+    def full(tensors, target):
+        target.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(InputError, match=r"step-00000002: the disk is full.*MB"):
+        checkpoints.save(state_at(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_too_little_room_is_seen_before_writing(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(checkpoint_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="disk is full"):
+        Checkpoints(tmp_path).save(state_at(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_keep_their_own_words(tmp_path, monkeypatch):
+    def denied(tensors, target):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", denied)
+    with pytest.raises(PermissionError):
+        Checkpoints(tmp_path).save(state_at(1))
+
+
+def test_the_last_k_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):
+    (tmp_path / ".step-00000001.abc.tmp").mkdir()
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    for step in (1, 2, 3):
+        checkpoints.save(state_at(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_a_refreshed_index_is_written_once_and_linked_after(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_last=3)
+    state = state_at(1)
+    state.index_step = 1
+    paths = []
+    for step in (1, 2, 3):
+        state.step = step
+        if step == 3:
+            state.index_step = 3
+        paths.append(checkpoints.save(state) / "index.safetensors")
+    inodes = [path.stat().st_ino for path in paths]
+    assert inodes[0] == inodes[1] != inodes[2]
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    path = Checkpoints(tmp_path).save(state_at(1))
+    (path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"model.safetensors: missing or cut short"):
+        Checkpoints(tmp_path).load(state_at(0))
+
+
+def test_nothing_to_resume_and_something_to_overwrite(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run")
+    with pytest.raises(InputError, match="no checkpoint to resume from"):
+        checkpoints.latest()
+    checkpoints.require_none()
+    checkpoints.save(state_at(4))
+    with pytest.raises(InputError, match=r"up to step-00000004.*--resume"):
+        checkpoints.require_none()
+
+
+def test_another_format_is_refused(tmp_path):
+    path = Checkpoints(tmp_path).save(state_at(1))
+    facts = json.loads((path / "state.json").read_text()) | {"format_version": 99}
+    (path / "state.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="checkpoint format 99"):
+        Checkpoints(tmp_path).load(state_at(0))
+
+
+def test_changed_options_are_named(tmp_path, capsys):
+    before = {"training": {"bsz": 2, "log_every": 1}, "objective": {"objective": "pdist"}}
+    after = {"training": {"bsz": 4, "log_every": 9}, "objective": {"objective": "loop"}}
+    Checkpoints(tmp_path, config=before).save(state_at(1))
+    Checkpoints(tmp_path, config=after).load(state_at(0))
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "training.bsz was 2 and is 4" in shown
+    assert "objective.objective was 'pdist' and is 'loop'" in shown
+    assert "log_every" not in shown
+
+
+def test_tied_weights_are_saved_once_and_stay_tied():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(3, 2)
+            self.head = nn.Linear(2, 3, bias=False)
+            self.head.weight = self.embed.weight
+            self.register_buffer("scale", torch.ones(1))
+
+    first, second = Tied(), Tied()
+    assert sorted(weights(first)) == ["embed.weight", "scale"]
+    load_weights(second, weights(first), "reader")
+    assert second.head.weight is second.embed.weight
+    assert torch.equal(second.head.weight, first.embed.weight)
+
+
+@pytest.mark.parametrize(
+    ("own", "saved", "words"),
+    [
+        (nn.Linear(2, 2), nn.Linear(2, 2, bias=False), "'bias' is only in the model"),
+        (nn.Linear(2, 2, bias=False), nn.Linear(2, 2), "'bias' is only in the checkpoint"),
+        (nn.Linear(2, 2), nn.Linear(3, 2), r"'weight' has shape \[2, 3\] in the checkpoint"),
+    ],
+)
+def test_another_model_is_refused(own, saved, words):
+    with pytest.raises(InputError, match=words):
+        load_weights(own, weights(saved), "reader")
+
+
+def test_saving_does_not_disturb_the_run(tmp_path):
+    rarely = run(tmp_path / "rarely", config())
+    often = run(tmp_path / "often", config(save_every=1, keep_last=1))
+    for name, tensor in all_tensors(rarely.state).items():
+        assert torch.equal(tensor, all_tensors(often.state)[name]), name

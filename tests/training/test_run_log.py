@@ -1,0 +1,67 @@
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from atlas_lm.runtime import logs
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.training import RunLog
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_call_is_one_flushed_json_line(tmp_path, capsys):
+    path = tmp_path / "run" / "metrics.jsonl"
+    with RunLog(path, total_steps=4) as log:
+        log(1, {"reader_loss": 2.0, "kl": float("nan")})
+        assert [record["step"] for record in records(path)] == [1]
+        log(2, {"exact_match": 0.5})
+    first, second = records(path)
+    assert first["reader_loss"] == 2.0
+    assert first["kl"] is None
+    assert second["exact_match"] == 0.5
+    captured = capsys.readouterr()
+    assert "step 1/4  reader_loss 2" in captured.err
+    assert captured.out == ""
+
+
+def test_resume_appends_and_drops_what_came_after_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with RunLog(path, total_steps=9) as log:
+        for step in (1, 2, 3, 4):
+            log(step, {"reader_loss": float(step)})
+    with path.open("a") as file:
+        file.write('{"step": 5, "reader_lo')
+    with RunLog(path, total_steps=9, first_step=2) as log:
+        log(3, {"reader_loss": 30.0})
+    assert [(record["step"], record["reader_loss"]) for record in records(path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+    ]
+
+
+def test_a_terminal_sees_the_latest_metrics_and_a_bar(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, force_interactive=True)
+    monkeypatch.setattr(logs, "console", console)
+    with RunLog(tmp_path / "metrics.jsonl", total_steps=4) as log:
+        log(3, {"reader_loss": 1.25})
+        for _ in logs.track(range(2), "refreshing the index"):
+            pass
+        logs.warn("something to say")
+    shown = screen.getvalue()
+    assert "reader_loss" in shown
+    assert "1.25" in shown
+    assert "3/4" in shown
+    assert "something to say" in shown
+
+
+def test_tensorboard_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"pip install 'atlas-lm\[tracking\]'"):
+        RunLog(tmp_path / "metrics.jsonl", total_steps=4, tensorboard=tmp_path / "tb")

@@ -1,0 +1,177 @@
+"""A world of twelve passages and a model in two halves, small enough to check by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.staleness import RefreshSchedule
+from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
+from atlas_lm.types import Example, Losses, Passage, ReaderSignals, TokenLoss
+
+DIM = 6
+N_PASSAGES = 12
+
+
+class FakeStore(list):
+    def passages(self, rows):
+        return [self[row] for row in rows]
+
+
+class FakeIndex:
+    """Vectors and a search, as the loop and the checkpoint see an index."""
+
+    def __init__(self, embeddings):
+        self.embeddings = embeddings
+
+    def __len__(self):
+        return len(self.embeddings)
+
+    dim = property(lambda self: self.embeddings.shape[1])
+    dtype = property(lambda self: self.embeddings.dtype)
+
+    def update_(self, rows, embeddings):
+        self.embeddings = self.embeddings.clone()
+        self.embeddings[rows] = embeddings
+
+
+class FakeRetriever(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.queries = nn.Embedding(40, DIM)
+        self.passages = nn.Embedding(N_PASSAGES, DIM)
+        self.dropout = nn.Dropout(0.1)
+
+    def embed_passages(self, rows):
+        return self.passages(torch.as_tensor(rows))
+
+    def embed_corpus(self, passages):
+        with torch.no_grad():
+            return self.embed_passages([int(passage.id) for passage in passages])
+
+    def set_dropout(self, p):
+        self.dropout.p = p
+
+    def enable_gradient_checkpointing(self):
+        self.checkpointing = True
+
+
+class FakeReader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.taste = nn.Linear(DIM, N_PASSAGES)
+        self.norm = nn.LayerNorm(DIM)
+        self.dropout = nn.Dropout(0.1)
+        self.dropout_set = None
+
+    def set_dropout(self, p):
+        self.dropout.p = p
+
+    def enable_gradient_checkpointing(self):
+        self.checkpointing = True
+
+
+class FakeAtlas:
+    """Retrieves from a possibly stale index, reads one passage as a vector, learns from both."""
+
+    def __init__(self, seed=0, topk=4):
+        torch.manual_seed(seed)
+        self.reader = FakeReader()
+        self.retriever = FakeRetriever()
+        self.topk = topk
+        self.objective = make_objective(
+            ObjectiveConfig(temperature_score=1.0, temperature_gold=1.0)
+        )
+        self.index = FakeIndex(self.retriever.passages.weight.detach().clone())
+        self.poisoned = frozenset()
+        self.calls = []
+
+    def losses(self, batch, *, train_retriever):
+        self.calls.append(([example.id for example in batch.examples], train_retriever))
+        asked = torch.tensor([int(example.query) for example in batch.examples])
+        length = torch.tensor([int(example.target) for example in batch.examples])
+        query_emb = self.retriever.queries(asked)
+        rows = (query_emb.detach() @ self.index.embeddings.float().T).topk(self.topk).indices
+        states = self.reader.norm(self.reader.dropout(query_emb.detach()))
+        log_likelihood = self.reader.taste(states).log_softmax(-1)
+        nats = -log_likelihood[torch.arange(len(asked)), asked % N_PASSAGES] * length
+        if self.poisoned & {example.id for example in batch.examples}:
+            nats = nats * torch.nan
+        reader = TokenLoss(nats.sum(), int(length.sum()))
+        if not train_retriever:
+            return Losses(reader, None, len(batch), rows=rows)
+        passage_emb = self.retriever.dropout(self.retriever.embed_passages(rows))
+        score = torch.einsum("qd,qkd->qk", query_emb, passage_emb)
+        signals = ReaderSignals(
+            torch.ones(len(asked), 1, dtype=torch.bool),
+            passage_log_likelihood=log_likelihood.detach().gather(1, rows).unsqueeze(-1),
+        )
+        loss = self.objective.loss(score, signals).sum()
+        metrics = self.objective.diagnostics(score, signals)
+        return Losses(reader, loss, len(batch), metrics, rows)
+
+
+def examples(n=10):
+    return [Example(f"e{number}", str(number), str(1 + number % 3)) for number in range(n)]
+
+
+def config(**values):
+    optim = OptimConfig(lr=0.05, warmup_steps=2, weight_decay=0.1)
+    defaults = {
+        "total_steps": 8,
+        "bsz": 2,
+        "accumulation_steps": 2,
+        "reader": optim,
+        "retriever": optim,
+        "log_every": 1,
+    }
+    return TrainingConfig(**(defaults | values))
+
+
+@dataclass
+class Run:
+    """One run in the tiny world."""
+
+    model: FakeAtlas
+    state: object
+    outcome: object
+    log: list
+
+
+def run(path, cfg, *, schedule="0-:3", resume=False, model=None, evaluate=None, data=None):
+    """Train in ``path`` from the start, or from the newest checkpoint there."""
+    model = model or FakeAtlas()
+    state = new_state(model, data or examples(), cfg, index=model.index)
+    checkpoints = Checkpoints(path, keep_last=cfg.keep_last)
+    if resume:
+        checkpoints.load(state)
+    store = FakeStore(Passage(str(row), "text") for row in range(N_PASSAGES))
+    log = []
+
+    def refresh_index():
+        from atlas_lm.staleness import refresh
+
+        refresh(model.index, store, model.retriever.embed_corpus)
+
+    outcome = train(
+        state,
+        cfg,
+        checkpoints=checkpoints,
+        schedule=RefreshSchedule.parse(schedule, freeze_retriever_steps=cfg.freeze_retriever_steps),
+        log=lambda step, metrics: log.append((step, dict(metrics))),
+        refresh=refresh_index,
+        evaluate=evaluate,
+    )
+    return Run(model, state, outcome, log)
+
+
+def all_tensors(state):
+    """Every tensor of a state, flat, as independent copies."""
+    return {
+        f"{file}/{name}": tensor.clone()
+        for file, tensors in state.tensors().items()
+        for name, tensor in tensors.items()
+    }
