@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from atlas_lm.evaluation.metrics import (
+    answer_spans,
     exact_match,
     f1,
     gold_recall_at_k,
@@ -82,6 +85,31 @@ def test_rouge_l_is_the_packages_own_for_ascii(pair):
 )
 def test_has_answer_on_word_boundaries(text, answers, expected):
     assert has_answer(text, answers) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "expected"),
+    [
+        ("In (New  York), in new york.", ["New York"], ["New  York", "new york"]),
+        ("Art of the war; party", ["the art of war", "art"], ["Art of the war"]),
+        ("by Sir Isaac Newton", ["Newton", "Isaac Newton"], ["Isaac Newton"]),
+        ("the a an ...", ["the", "..."], []),
+        ("$100 - or so", ["100 or"], ["100 - or"]),
+        ("U.S.A.!", ["usa"], ["U.S.A"]),
+    ],
+)
+def test_answers_are_found_in_the_text_as_written(text, answers, expected):
+    assert [text[start:end] for start, end in answer_spans(text, answers)] == expected
+    assert bool(expected) is has_answer(text, answers)
+
+
+def test_spans_exist_exactly_where_an_answer_is_said_to_be():
+    generator = random.Random(0)
+    pieces = ["a", "the", "The", "cat", "Cat,", "-", "dog.", "(dog", "cat-dog", "“the”", "x—a—y"]
+    for _ in range(2000):
+        text = " ".join(generator.choices(pieces, k=6))
+        answer = " ".join(generator.choices(pieces, k=generator.randint(1, 2)))
+        assert bool(answer_spans(text, [answer])) is has_answer(text, [answer]), (text, answer)
 
 
 def test_recall_and_mrr_by_hand():

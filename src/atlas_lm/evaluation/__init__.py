@@ -8,6 +8,7 @@ from atlas_lm.evaluation.bootstrap import (
     compare,
     paired_difference,
 )
+from atlas_lm.evaluation.card_examples import choose_examples
 from atlas_lm.evaluation.evaluate import (
     DEFAULT_KS,
     AnswerBatch,
@@ -19,6 +20,7 @@ from atlas_lm.evaluation.evaluate import (
     summarise,
 )
 from atlas_lm.evaluation.metrics import (
+    answer_spans,
     exact_match,
     f1,
     gold_recall_at_k,
@@ -30,6 +32,7 @@ from atlas_lm.evaluation.metrics import (
 )
 from atlas_lm.evaluation.records import AnswerRecord, Metrics, RankedPassage, write_predictions
 from atlas_lm.evaluation.report import comparison_table, metrics_table, to_json
+from atlas_lm.evaluation.run_card import RunFacts, write_run_card
 
 __all__ = [
     "DEFAULT_KS",
@@ -41,7 +44,10 @@ __all__ = [
     "Interval",
     "Metrics",
     "RankedPassage",
+    "RunFacts",
+    "answer_spans",
     "bootstrap_mean",
+    "choose_examples",
     "compare",
     "compare_records",
     "comparison_table",
@@ -61,4 +67,5 @@ __all__ = [
     "summarise",
     "to_json",
     "write_predictions",
+    "write_run_card",
 ]

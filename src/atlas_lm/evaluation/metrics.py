@@ -15,6 +15,7 @@ from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WORD = re.compile(r"[^\W_]+")
+_CHUNK = re.compile(r"\S+")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -69,6 +70,30 @@ def answer_matcher(answers: Sequence[str]) -> Callable[[str], bool]:
     return matches
 
 
+def answer_spans(text: str, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """Return where answers stand in ``text``, as (start, end), in order and without overlap.
+
+    There is one exactly where `has_answer` is true. Of overlapping answers the longest is kept.
+    Punctuation around a span is left out of it.
+    """
+    words = [
+        (word, span.span())
+        for span in _CHUNK.finditer(text)
+        for word in normalize_answer(span.group()).split()
+    ]
+    found: list[tuple[int, int]] = []
+    for wanted in {tuple(normalize_answer(answer).split()) for answer in answers} - {()}:
+        for start in range(len(words) - len(wanted) + 1):
+            stretch = words[start : start + len(wanted)]
+            if tuple(word for word, _ in stretch) == wanted:
+                found.append(_trim(text, stretch[0][1][0], stretch[-1][1][1]))
+    kept: list[tuple[int, int]] = []
+    for start, end in sorted(found, key=lambda span: span[0] - span[1]):
+        if all(end <= other[0] or other[1] <= start for other in kept):
+            kept.append((start, end))
+    return sorted(kept)
+
+
 def recall_at_k(relevant: Sequence[bool], k: int) -> float:
     """Return 1 where one of the best ``k`` passages is relevant, else 0.
 
@@ -115,6 +140,13 @@ def _token_f1(prediction: str, answer: str) -> float:
 
 def _longest_common(prediction: str, answer: str) -> float:
     return float(_rouge().score(answer, prediction)["rougeL"].fmeasure)
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    stretch = text[start:end]
+    inner = stretch.strip(string.punctuation) or stretch
+    begin = start + stretch.index(inner)
+    return begin, begin + len(inner)
 
 
 class _Words:
