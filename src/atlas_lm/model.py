@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -88,16 +88,18 @@ class Atlas:
     def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
         """Return both halves' losses on a batch, as sums with their counts."""
         context = self.config.context
-        retrieved = self.retrieve(batch, context.retriever_n_context)
+        topk = context.retriever_n_context if train_retriever else context.n_context
+        retrieved = self.retrieve(batch, topk)
         inputs = self.reader.collate(batch.query, retrieved.passages)
         if not train_retriever:
-            loss = self.reader.loss(inputs.first(context.n_context), batch.target)
+            loss = self.reader.loss(inputs, batch.target)
             return Losses(loss, None, len(batch), rows=retrieved.rows)
         reading = self.reader.read(
             inputs,
             batch.target,
             n_context=context.n_context,
             measure=frozenset({self.objective.needs}),
+            logit_temperature=self.objective.logit_temperature,
         )
         retriever_score = self.trained_retriever.score(batch.query, retrieved.passages)
         retriever_loss = self.objective.loss(retriever_score, reading.signals)
@@ -155,7 +157,8 @@ class Atlas:
         """Write one answer for each query from the first ``n_context`` passages retrieved."""
         passages = retrieved.first(self.config.context.n_context).passages
         inputs = self.reader.collate(batch.query, passages)
-        return self.reader.generate(inputs, self.config.generation)
+        written = self.reader.generate(inputs, self.config.generation)
+        return [replace(answer, text=self.task.answer(answer.text)) for answer in written]
 
     def with_config(self, config: AtlasConfig) -> Atlas:
         """Return the same halves and index under another configuration."""

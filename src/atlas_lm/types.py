@@ -215,7 +215,13 @@ class Reader(Protocol):
         ...
 
     def read(
-        self, inputs: Any, target: Sequence[str], *, n_context: int, measure: frozenset[Signal]
+        self,
+        inputs: Any,
+        target: Sequence[str],
+        *,
+        n_context: int,
+        measure: frozenset[Signal],
+        logit_temperature: float = 1.0,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
 

@@ -141,10 +141,12 @@ class CausalReader(nn.Module):
         *,
         n_context: int,
         measure: frozenset[Signal],
+        logit_temperature: float = 1.0,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them."""
         loss = self.loss(inputs.first(n_context), target)
-        return Reading(loss, self.signals(inputs, target, measure))
+        signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
+        return Reading(loss, signals)
 
     def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, "bsz"]:
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""

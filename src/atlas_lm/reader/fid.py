@@ -168,7 +168,13 @@ class FiDReader(nn.Module):
             )
 
     def read(
-        self, inputs: FiDInputs, target: Target, *, n_context: int, measure: frozenset[Signal]
+        self,
+        inputs: FiDInputs,
+        target: Target,
+        *,
+        n_context: int,
+        measure: frozenset[Signal],
+        logit_temperature: float = 1.0,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
 
@@ -187,7 +193,9 @@ class FiDReader(nn.Module):
         shared = kept.n_context == inputs.n_context and not self.dropout_is_active
         with evaluating(self):
             states = packed.detach() if shared else self.encode(inputs)
-            signals = measure_signals(self.model, states, tokens, measure, logit_temperature=1.0)
+            signals = measure_signals(
+                self.model, states, tokens, measure, logit_temperature=logit_temperature
+            )
         return Reading(loss, signals)
 
     def score(self, inputs: FiDInputs, target: Target) -> Float[Tensor, " bsz"]:
