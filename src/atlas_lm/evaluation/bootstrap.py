@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-RESAMPLES = 5_000
+RESAMPLES = 2_000
 """Resamples behind an interval, unless said otherwise."""
 FEWEST_CHANGES = 6
 """Fewer examples than this, all changed the same way, may be chance: 2 x 2^-5 > 0.05."""

@@ -78,15 +78,8 @@ def write_run_card(
             _facts(facts or RunFacts(), ("hardware", "timings", "versions"), "How it was run"),
         )
     )
-    style = files("atlas_lm.evaluation").joinpath("run_card.css").read_text("utf-8")
-    document = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body><main>{page}</main></body></html>\n"
-    )
     with atomic_path(path) as temporary:
-        temporary.write_text(document, "utf-8")
+        temporary.write_text(_document(title, page), "utf-8")
 
 
 def tone(comparison: Comparison) -> str:
@@ -94,6 +87,16 @@ def tone(comparison: Comparison) -> str:
     if not comparison.is_beyond_noise:
         return "none"
     return "good" if comparison.difference.mean > 0 else "bad"
+
+
+def _document(title: str, page: str) -> str:
+    style = files("atlas_lm.evaluation").joinpath("run_card.css").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
+        f"<body><main>{page}</main></body></html>\n"
+    )
 
 
 def _notes(notes: Sequence[str]) -> str:
