@@ -1,0 +1,70 @@
+"""A bi-encoder on disk: ordinary transformers directories and ``bi_encoder.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from atlas_lm.retriever.loading import Tower
+from atlas_lm.retriever.sentence_transformers import MODULES, sentence_transformers_settings
+from atlas_lm.retriever.settings import EncoderSettings
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import read_json, write_json
+
+FORMAT_VERSION = 1
+SETTINGS_FILE = "bi_encoder.json"
+
+
+def read_stated(path: Path) -> tuple[Path, dict[str, Any], bool]:
+    """Return where tied weights lie, the settings that files state, and whether it is tied.
+
+    Raises:
+        InputError: ``bi_encoder.json`` is of another format, or a sentence-transformers directory
+            has a module that is not understood.
+    """
+    place = path / SETTINGS_FILE
+    if place.is_file():
+        saved = read_json(place, what="a saved bi-encoder")
+        keys = {"format_version", "tied", "settings"}
+        if not isinstance(saved, dict) or not keys <= saved.keys():
+            raise InputError(f"{place}: expected an object with {', '.join(sorted(keys))}")
+        if saved["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{place}: format_version is {saved['format_version']!r}; this release reads "
+                f"{FORMAT_VERSION}"
+            )
+        return path, dict(saved["settings"]), bool(saved["tied"])
+    if (path / MODULES).is_file():
+        return *sentence_transformers_settings(path), True
+    return path, {}, True
+
+
+def write_settings(path: Path, settings: EncoderSettings, *, tied: bool) -> None:
+    """Write ``bi_encoder.json`` with every setting in it."""
+    table = dataclasses.asdict(settings)
+    write_json(
+        path / SETTINGS_FILE, {"format_version": FORMAT_VERSION, "tied": tied, "settings": table}
+    )
+
+
+def save_tower(tower: Tower, path: Path) -> None:
+    """Write one encoder and its tokenizer as a transformers directory."""
+    tower.encoder.save_pretrained(path)
+    tower.tokenizer.save_pretrained(path)
+
+
+def weights_digest(encoder: nn.Module, settings: EncoderSettings) -> str:
+    """Return the SHA-256 of an encoder's weights: names in order, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    if settings.reference_layernorm:
+        digest.update(b"reference_layernorm\n")
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(content.numpy().data)
+    return digest.hexdigest()

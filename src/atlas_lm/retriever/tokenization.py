@@ -1,0 +1,80 @@
+"""Text to right-padded tokens, sorted into batches of nearly one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from atlas_lm.types import Tokens
+
+
+@dataclass(frozen=True)
+class TokenLists:
+    """Ragged token ids, special tokens included."""
+
+    ids: tuple[list[int], ...]
+    truncated: tuple[bool, ...]
+    """Which texts were longer than the limit, so that only their beginning is here."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens in all."""
+        return sum(map(len, self.ids))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], maxlength: int
+) -> TokenLists:
+    """Return the tokens of each text, cut to ``maxlength`` with the special tokens kept."""
+    if not texts:
+        return TokenLists((), ())
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=maxlength,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    return TokenLists(tuple(encoded["input_ids"]), _truncated(tokenizer, encoded, texts))
+
+
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Yield positions, longest first, in batches of at most ``batch_tokens`` padded tokens.
+
+    A single text longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(lengths[order[start]], 1))
+        yield order[start : start + size]
+        start += size
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Tokens:
+    """Return the token lists as one right-padded block with its mask."""
+    longest = max(map(len, ids))
+    block = torch.full((len(ids), longest), pad_id, dtype=torch.int64)
+    for row, sequence in enumerate(ids):
+        block[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+    lengths = torch.tensor([len(sequence) for sequence in ids])
+    return Tokens(block, torch.arange(longest) < lengths[:, None])
+
+
+def _truncated(
+    tokenizer: PreTrainedTokenizerBase, encoded: Any, texts: Sequence[str]
+) -> tuple[bool, ...]:
+    if encoded.encodings is not None:
+        return tuple(bool(encoding.overflowing) for encoding in encoded.encodings)
+    whole = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    return tuple(
+        len(full) > len(cut) for full, cut in zip(whole, encoded["input_ids"], strict=True)
+    )
