@@ -75,10 +75,13 @@ class Atlas:
     """
 
     def __init__(
-        self, retriever: BiEncoder | None, reader: Reader, config: AtlasConfig | None = None
+        self,
+        retriever: BiEncoder | None,
+        reader: Reader | None,
+        config: AtlasConfig | None = None,
     ) -> None:
         self.retriever = retriever
-        self.reader = reader
+        self._reader = reader
         self.config = config or AtlasConfig()
         self.objective = make_objective(self.config.objective)
         self.task = make_task(self.config.task)
@@ -162,16 +165,27 @@ class Atlas:
 
     def with_config(self, config: AtlasConfig) -> Atlas:
         """Return the same halves and index under another configuration."""
-        atlas = Atlas(self.retriever, self.reader, config)
+        atlas = Atlas(self.retriever, self._reader, config)
         atlas.index, atlas.store = self.index, self.store
         return atlas
 
     def to(self, device: str | torch.device) -> Atlas:
         """Move both halves to ``device`` and return this object."""
-        for half in (self.retriever, self.reader):
+        for half in (self.retriever, self._reader):
             if isinstance(half, nn.Module):
                 half.to(device)
         return self
+
+    @property
+    def reader(self) -> Reader:
+        """The reader, which must be there.
+
+        Raises:
+            InputError: the model was opened to retrieve only.
+        """
+        if self._reader is None:
+            raise InputError("this model has no reader; give one with --reader")
+        return self._reader
 
     @property
     def trained_retriever(self) -> BiEncoder:
@@ -207,16 +221,26 @@ class Atlas:
             InputError: ``path`` is not a model directory, or the index belongs to another model.
         """
         path = Path(path)
-        saved = read_json(path / "atlas.json", what="a model saved by atlas-lm")
-        if saved.pop("format_version", None) != FORMAT_VERSION:
-            raise InputError(f"{path}/atlas.json: format_version is not {FORMAT_VERSION}")
-        config = structure(saved, AtlasConfig, place=f"{path}/atlas.json")
+        config = cls.saved_config(path)
         has_retriever = (path / "retriever").is_dir()
         retriever = BiEncoder.from_pretrained(path / "retriever") if has_retriever else None
         atlas = cls(retriever, open_reader(path / "reader"), config)
         if index is not None:
             atlas.open_index(index)
         return atlas
+
+    @staticmethod
+    def saved_config(path: str | Path) -> AtlasConfig:
+        """Return the configuration of a saved model.
+
+        Raises:
+            InputError: ``path`` is not a model directory of this format.
+        """
+        file = Path(path) / "atlas.json"
+        saved = read_json(file, what="a model saved by atlas-lm")
+        if not isinstance(saved, dict) or saved.pop("format_version", None) != FORMAT_VERSION:
+            raise InputError(f"{file}: format_version is not {FORMAT_VERSION}")
+        return structure(saved, AtlasConfig, place=str(file))
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``atlas.json`` and both halves; the directory appears whole or not at all.

@@ -190,6 +190,9 @@ class Reader(Protocol):
     Implementations are `torch.nn.Module`s, trained and saved as such.
     """
 
+    settings: Any
+    """How inputs are worded and bounded; ``settings.kind`` is "fid" or "causal"."""
+
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from atlas_lm.model import Atlas, AtlasConfig
-from atlas_lm.reader import CausalReader, open_reader
+from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder, EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
-from atlas_lm.tasks import TaskConfig
-from atlas_lm.types import Batch, Example, Reader, Retrieved
+from atlas_lm.tasks import ReaderKind, TaskConfig, find_task, load_examples, with_wording
+from atlas_lm.types import Batch, Example, Retrieved
 
 
 def print_json(value: Any) -> None:
@@ -109,23 +109,44 @@ def open_model(args: argparse.Namespace) -> Atlas:
     elif args.reader is not None:
         reader = open_reader(args.reader)
         retriever = open_retriever(args) if args.retriever is not None else None
-        atlas = Atlas(retriever, reader, AtlasConfig(task=default_task(reader)))
+        atlas = Atlas(retriever, reader)
     else:
         raise InputError("give --model DIR, or --reader NAME with --retriever NAME")
-    atlas = atlas.with_config(_changed(atlas.config, args))
+    config = _changed(atlas.config, args)
+    kind = atlas.trained_reader.settings.kind
+    atlas = atlas.with_config(dataclasses.replace(config, task=_task(args, config.task, kind)))
     atlas.to(args.device)
     if getattr(args, "index", None) is not None:
-        atlas.open_index(args.index)
+        atlas.open_index(args.index, device=args.device)
     elif atlas.config.context.passages_from == "index":
         raise InputError("give --index DIR, or --passages-from file or none")
     return atlas
 
 
-def default_task(reader: Reader) -> TaskConfig:
-    """Return the QA task in the words that a reader of this kind was pre-trained with."""
-    if isinstance(reader, CausalReader):
-        return TaskConfig(query_template="{question}", target_template="{answer}")
-    return TaskConfig()
+def open_for_retrieval(args: argparse.Namespace) -> Atlas:
+    """Open a retriever and its index; no reader is loaded."""
+    retriever = open_retriever(args)
+    saved = Atlas.saved_config(args.model) if args.model is not None else AtlasConfig()
+    config = dataclasses.replace(saved, task=_task(args, saved.task, "fid"))
+    atlas = Atlas(retriever, None, config)
+    atlas.open_index(args.index, device=args.device)
+    return atlas
+
+
+def load_data(
+    args: argparse.Namespace, atlas: Atlas, *, require_answers: bool = True
+) -> list[Example]:
+    """Return the examples of ``--data`` in the words of the model's task."""
+    return load_examples(
+        args.data, atlas.config.task, require_answers=require_answers, limit=args.limit
+    )
+
+
+def _task(args: argparse.Namespace, saved: TaskConfig, kind: ReaderKind) -> TaskConfig:
+    """Return the task asked for, or the saved one, with its wording written out."""
+    asked = getattr(args, "task", None)
+    config = saved if asked in (None, saved.task) else TaskConfig(task=asked)
+    return with_wording(config, find_task(config.task), kind, keep=saved)
 
 
 def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
@@ -139,10 +160,7 @@ def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
             n_context=args.n_context,
             retriever_n_context=max(args.n_context, context.retriever_n_context),
         )
-    task = config.task
-    if getattr(args, "task", None) is not None:
-        task = dataclasses.replace(task, task=args.task)
-    return dataclasses.replace(config, context=context, task=task)
+    return dataclasses.replace(config, context=context)
 
 
 def batches(examples: Sequence[Example], bsz: int, description: str) -> Iterator[Batch]:

@@ -1,0 +1,153 @@
+"""A joint training run: open both halves and the index, train, save what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from atlas_lm.config import HalfConfig, RunConfig, save_recipe
+from atlas_lm.evaluation import measure
+from atlas_lm.index import build
+from atlas_lm.model import Atlas
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.reader import open_reader
+from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.structure import unstructure
+from atlas_lm.staleness import refresh, train_query_side_only
+from atlas_lm.tasks import TaskConfig, find_task, load_examples, sample_shots, with_wording
+from atlas_lm.training import Checkpoints, Outcome, RunLog, new_state, train
+from atlas_lm.types import Example
+
+
+def open_halves(config: RunConfig) -> Atlas:
+    """Open reader and retriever as the recipe says; no index is open yet.
+
+    Raises:
+        InputError: a path or a setting is wrong, or the reader is missing.
+    """
+    if not config.reader.path:
+        raise InputError("reader.path is empty; name a directory, a Hub id or package:NAME")
+    reader = open_reader(config.reader.path, config.reader.settings)
+    retriever = None
+    if config.retriever.path:
+        retriever = open_retriever(config.retriever)
+        if config.staleness.query_side:
+            train_query_side_only(retriever)
+    elif config.context.passages_from == "index":
+        raise InputError(
+            "retriever.path is empty; name an encoder, or set context.passages_from to file or none"
+        )
+    task = with_wording(config.task, find_task(config.task.task), reader.settings.kind)
+    return Atlas(retriever, reader, dataclasses.replace(config.model, task=task))
+
+
+def open_retriever(half: HalfConfig) -> BiEncoder:
+    """Open the retriever of a recipe."""
+    return BiEncoder.from_pretrained(half.path, settings=half.settings or None)
+
+
+def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | None:
+    """Open the recipe's index, or the run's own; build that from the passages where there is none.
+
+    Returns the index's directory; None where nothing is retrieved.
+    """
+    if config.context.passages_from != "index":
+        return None
+    path = Path(config.data.index) if config.data.index else out / "index"
+    if not config.data.index and not path.is_dir():
+        if not config.data.passages:
+            raise InputError("give data.index, or data.passages to build one from")
+        build_index(atlas, PassageStore.open([Path(p) for p in config.data.passages]), path)
+    atlas.open_index(path)
+    return path
+
+
+def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
+    """Embed every passage with the model's passage encoder into a new index at ``path``."""
+    retriever = atlas.trained_retriever
+    build(
+        store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step
+    )
+
+
+def training_examples(config: RunConfig, task: TaskConfig) -> list[Example]:
+    """Return the training questions: all of them, or as many shots as the recipe draws."""
+    if not config.data.train:
+        raise InputError("data.train is empty; name a file of training questions (JSONL)")
+    examples = load_examples(config.data.train, task)
+    if not config.data.shots:
+        return examples
+    return sample_shots(examples, config.data.shots, seed=config.data.shots_seed)
+
+
+def run_joint(
+    atlas: Atlas,
+    config: RunConfig,
+    examples: list[Example],
+    validation: list[Example],
+    out: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train both halves, then save the model to ``out/model`` and, if it moved, its index.
+
+    The run directory holds ``recipe.toml`` (resolved), ``metrics.jsonl`` and ``checkpoints/``.
+    A run that is stopped saves a checkpoint and no model.
+    """
+    checkpoints = Checkpoints(
+        out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
+    )
+    if not resume:
+        checkpoints.require_none()
+    state = new_state(atlas, examples, config.training, index=atlas.index)
+    if resume:
+        notice(f"resuming from {checkpoints.load(state)}")
+    save_recipe(out / "recipe.toml", config)
+    schedule = config.staleness.schedule(config.training.freeze_retriever_steps)
+    log = RunLog(
+        out / "metrics.jsonl",
+        total_steps=config.training.total_steps,
+        first_step=state.step,
+        tensorboard=out / "tensorboard" if tensorboard else None,
+    )
+    with log:
+        outcome = train(
+            state,
+            config.training,
+            checkpoints=checkpoints,
+            schedule=schedule,
+            log=log,
+            refresh=lambda: _refresh(atlas),
+            evaluate=(lambda: _evaluate(atlas, validation)) if validation else None,
+        )
+    if outcome.finished:
+        _finish(atlas, config, out, outcome)
+    return outcome
+
+
+def _refresh(atlas: Atlas) -> None:
+    assert atlas.index is not None
+    assert atlas.store is not None
+    refresh(atlas.index, atlas.store, atlas.trained_retriever.embed_corpus)
+
+
+def _evaluate(atlas: Atlas, validation: list[Example]) -> dict[str, float]:
+    return measure(atlas, validation, ks=(1, 5, 20, 100)).metrics.means()
+
+
+def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> None:
+    """Save the model; give it an index of its own where the passage encoder has moved."""
+    atlas.save_pretrained(out / "model")
+    passages_moved = (
+        atlas.index is not None
+        and not config.staleness.query_side
+        and config.training.freeze_retriever_steps < config.training.total_steps
+    )
+    if passages_moved and atlas.store is not None:
+        if config.staleness.refresh_schedule == "never":
+            warn("the passage encoder has moved; the index is embedded anew for the saved model")
+        build_index(atlas, atlas.store, out / "index", step=outcome.step)
+        atlas.open_index(out / "index")
