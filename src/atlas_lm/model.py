@@ -206,7 +206,10 @@ class Atlas:
                 another corpus; the message names the field that differs.
         """
         index, store = open_index(path, device=device)
-        index.fingerprint.check(self.fingerprint(store), place=str(path))
+        try:
+            index.fingerprint.check(self.fingerprint(store))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         self.index, self.store = index, store
 
     def fingerprint(self, store: PassageStore) -> Fingerprint:

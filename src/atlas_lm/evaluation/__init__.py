@@ -19,6 +19,7 @@ from atlas_lm.evaluation.evaluate import (
     record_answers,
     summarise,
 )
+from atlas_lm.evaluation.measure import measure
 from atlas_lm.evaluation.metrics import (
     answer_spans,
     exact_match,
@@ -57,6 +58,7 @@ __all__ = [
     "f1",
     "gold_recall_at_k",
     "has_answer",
+    "measure",
     "metrics_table",
     "mrr",
     "normalize_answer",

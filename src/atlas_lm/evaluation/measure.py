@@ -1,13 +1,11 @@
-"""A model, questions in, measured answers and passages out."""
+"""A model and questions in, measured answers and passages out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atlas_lm.evaluation.evaluate import evaluate_answers
-from atlas_lm.evaluation.records import DEFAULT_KS, Evaluation
+from atlas_lm.evaluation.evaluate import DEFAULT_KS, Evaluation, evaluate
 from atlas_lm.model import Atlas
-from atlas_lm.runtime.logs import track
 from atlas_lm.types import Batch, Example, Generated, Retrieved
 
 
@@ -18,35 +16,31 @@ def measure(
     ks: Sequence[int] = DEFAULT_KS,
     answers: bool = True,
     bsz: int = 8,
-    description: str = "evaluating",
 ) -> Evaluation:
     """Return what the model finds and writes for every example, and the means.
 
     Args:
         atlas: The model, its index open where it retrieves.
         examples: Questions with answers or gold passages.
-        ks: Depths of recall; the deepest is how many passages are retrieved.
+        ks: Depths of recall; the deepest, as far as the index goes, is what is retrieved.
         answers: Whether answers are written too; retrieval alone is much cheaper.
         bsz: Questions at a time.
-        description: What the progress bar says.
 
     Raises:
         InputError: as `Atlas.retrieve` does.
     """
+    depth = _depth(atlas, ks)
+
+    def answer(batch: Batch) -> tuple[list[Generated] | None, Retrieved | None]:
+        retrieved = atlas.retrieve(batch, depth)
+        written = atlas.generate(batch, retrieved) if answers else None
+        return written, None if atlas.config.context.passages_from == "none" else retrieved
+
+    return evaluate(examples, answer, batch_size=bsz, ks=ks)
+
+
+def _depth(atlas: Atlas, ks: Sequence[int]) -> int:
     n_context = atlas.config.context.n_context
-    depth = max(n_context, *ks)
-    if atlas.config.context.passages_from != "index":
-        depth = n_context
-    elif atlas.index is not None:
-        depth = min(depth, max(n_context, len(atlas.index)))
-    generated: list[Generated] = []
-    retrieved: list[Retrieved] = []
-    for start in track(range(0, len(examples), bsz), description):
-        batch = Batch(tuple(examples[start : start + bsz]))
-        retrieved.append(atlas.retrieve(batch, depth))
-        if answers:
-            generated += atlas.generate(batch, retrieved[-1])
-    closed_book = atlas.config.context.passages_from == "none"
-    return evaluate_answers(
-        examples, generated if answers else None, None if closed_book else retrieved, ks=ks
-    )
+    if atlas.config.context.passages_from != "index" or atlas.index is None:
+        return n_context
+    return max(n_context, min(max(ks), len(atlas.index)))
