@@ -53,9 +53,9 @@ class Layout:
 
 
 def file_state(paths: Sequence[Path]) -> list[list[Any]]:
-    """Return what tells whether the files changed: path, size, times of change."""
+    """Return what tells whether the files changed: path, size, time of change, inode."""
     stats = [(path, os.stat(path)) for path in paths]
-    return [[str(path), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for path, s in stats]
+    return [[str(path), s.st_size, s.st_mtime_ns, s.st_ino] for path, s in stats]
 
 
 def load_layout(paths: Sequence[Path]) -> Layout | None:

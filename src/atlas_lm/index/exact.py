@@ -1,0 +1,153 @@
+"""Exact search of one tensor: score every row in chunks, rescore the best in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from atlas_lm.index.topk import BLOCK, RunningTopk
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import SearchResult
+
+CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 30}
+"""Memory for one chunk's widened vectors and scores: in cache on CPU, large launches on a GPU."""
+MARGIN = 16
+"""Rows found beyond ``topk`` and rescored, so that rounding cannot push a row out."""
+
+
+@torch.no_grad()
+def exact_search(
+    embeddings: Float[Tensor, "n dim"],
+    query_emb: Float[Tensor, "bsz dim"],
+    topk: int,
+    exclude_rows: Sequence[Sequence[int]] | None = None,
+) -> SearchResult:
+    """Return the ``topk`` rows of greatest inner product; see `FlatIndex.search`.
+
+    Raises:
+        InputError: see `FlatIndex.search`.
+    """
+    query = query_emb.detach().to(embeddings.device, torch.float32)
+    _check_queries(query, embeddings, topk)
+    excluded = _excluded_pairs(exclude_rows, len(query), len(embeddings), topk)
+    n_found = min(topk + MARGIN, len(embeddings))
+    found = RunningTopk(len(query), n_found, query.device)
+    if len(query):
+        _scan(embeddings, query, n_found, excluded.to(query.device), found)
+    scores, rows = _rescored(embeddings, query, *found.result())
+    if not bool(torch.isfinite(scores[:, :topk]).all()):
+        raise InputError("search: a score overflows float32; scale the embeddings down")
+    return SearchResult(scores[:, :topk], rows[:, :topk])
+
+
+def check_dim(embeddings: Tensor, dim: int, what: str = "embeddings") -> None:
+    """Raise `InputError` unless ``embeddings`` is [n dim]."""
+    if embeddings.dim() != 2 or embeddings.shape[1] != dim:
+        raise InputError(
+            f"{what} of shape {list(embeddings.shape)}, but the index is of dim {dim}; use the "
+            "retriever the index was built with"
+        )
+
+
+def check_finite(embeddings: Float[Tensor, "n dim"], *, first_row: int = 0) -> None:
+    """Raise `InputError`, naming the row, where a component is NaN or infinite."""
+    size = max(CHUNK_BYTES["cpu"] // (4 * embeddings.shape[1]), 1)
+    for start in range(0, len(embeddings), size):
+        low, high = torch.aminmax(embeddings[start : start + size])  # NaN carries through
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            finite = torch.isfinite(embeddings[start : start + size]).all(dim=1)
+            row = first_row + start + int((~finite).nonzero()[0])
+            raise InputError(
+                f"embedding of row {row} is not finite in {embeddings.dtype}; the retriever has "
+                "diverged, or its vectors need a wider dtype (float32)"
+            )
+
+
+def _scan(
+    embeddings: Float[Tensor, "n dim"],
+    query: Float[Tensor, "bsz dim"],
+    n_found: int,
+    excluded: Int64[Tensor, "pairs 2"],
+    found: RunningTopk,
+) -> None:
+    """Score all rows, a chunk at a time, and hand the scores to ``found``."""
+    count, dim = embeddings.shape
+    size = _chunk_rows(embeddings, len(query), n_found)
+    wide = torch.empty((size, dim), device=query.device)
+    scores = torch.empty((size, len(query)), device=query.device)
+    for start in range(0, count, size):
+        chunk = embeddings[start : start + size]
+        if chunk.dtype != torch.float32:
+            chunk = wide[: len(chunk)].copy_(chunk)
+        torch.mm(chunk, query.T, out=scores[: len(chunk)])
+        scores[len(chunk) :] = -torch.inf
+        if len(excluded):
+            low, high = torch.searchsorted(
+                excluded[:, 0].contiguous(), torch.tensor([start, start + size]).to(query.device)
+            ).tolist()
+            rows, queries = excluded[low:high].T
+            scores[rows - start, queries] = -torch.inf
+        found.add(scores, start)
+
+
+def _chunk_rows(embeddings: Float[Tensor, "n dim"], bsz: int, n_found: int) -> int:
+    count, dim = embeddings.shape
+    budget = CHUNK_BYTES.get(embeddings.device.type, CHUNK_BYTES["cuda"])
+    rows = max(budget // (4 * (dim + bsz)), n_found, BLOCK)
+    return -(-min(rows, count) // BLOCK) * BLOCK
+
+
+def _rescored(
+    embeddings: Float[Tensor, "n dim"],
+    query: Float[Tensor, "bsz dim"],
+    scores: Float[Tensor, "bsz n_found"],
+    rows: Int64[Tensor, "bsz n_found"],
+) -> tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]:
+    """Score the rows again in float64; -inf stays -inf. Best first, equal scores by row."""
+    exact = scores.clone()
+    for one, (vector, its_rows) in enumerate(zip(query.double(), rows, strict=True)):
+        exact[one] = (embeddings[its_rows].double() @ vector).float()
+    exact = torch.where(scores == -torch.inf, scores, exact)
+    rows, by_row = torch.sort(rows, dim=1)
+    exact, best = torch.sort(exact.gather(1, by_row), dim=1, descending=True, stable=True)
+    return exact, rows.gather(1, best)
+
+
+def _excluded_pairs(
+    exclude_rows: Sequence[Sequence[int]] | None, bsz: int, count: int, topk: int
+) -> Int64[Tensor, "pairs 2"]:
+    """Return (row, query) pairs sorted by row, after checking that ``topk`` rows are left."""
+    if exclude_rows is None:
+        return torch.empty((0, 2), dtype=torch.int64)
+    if len(exclude_rows) != bsz:
+        raise InputError(f"exclude_rows has {len(exclude_rows)} lists for {bsz} queries")
+    pairs = [(row, query) for query, rows in enumerate(exclude_rows) for row in set(rows)]
+    for query, rows in enumerate(exclude_rows):
+        outside = [row for row in rows if not 0 <= row < count]
+        if outside:
+            raise InputError(
+                f"query {query} excludes row {outside[0]}, but the index has rows 0 to {count - 1}"
+            )
+        if topk > count - len(set(rows)):
+            raise InputError(
+                f"topk={topk}, but query {query} may only get {count - len(set(rows))} passages: "
+                f"the index holds {count} and {len(set(rows))} are excluded; lower topk or "
+                "exclude less"
+            )
+    return torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
+
+
+def _check_queries(query: Tensor, embeddings: Tensor, topk: int) -> None:
+    count = len(embeddings)
+    if not 1 <= topk <= count:
+        raise InputError(f"topk={topk}, but the index holds {count} passages; choose 1 to {count}")
+    check_dim(query, embeddings.shape[1], what="queries")
+    finite = torch.isfinite(query).all(dim=1)
+    if not bool(finite.all()):
+        raise InputError(
+            f"query embedding {int((~finite).nonzero()[0])} is not finite; the retriever has "
+            "diverged or was given a damaged checkpoint"
+        )

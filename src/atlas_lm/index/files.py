@@ -1,0 +1,241 @@
+"""What an index directory says about itself: `manifest.json`, written last."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import read_json, write_json
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the vectors of an index depend on. Two that are equal give equal vectors."""
+
+    encoder: str
+    """Fingerprint of the passage encoder's weights."""
+    template: str
+    """How a passage becomes text."""
+    pooling: str
+    """How token states become one vector."""
+    similarity: str
+    """Inner product, or cosine (then the vectors are of unit length)."""
+    max_length: int
+    """Tokens of a passage that are embedded."""
+    dim: int
+    """Components of a vector."""
+    corpus: str
+    """Fingerprint of the passages."""
+
+    def differences(self, other: Fingerprint) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that differ, with this one's value and the other's."""
+        return {
+            field.name: (getattr(self, field.name), getattr(other, field.name))
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        }
+
+    def check(self, other: Fingerprint, *, ignore: Collection[str] = ()) -> None:
+        """Hold an index (this) against what will be used with it (other).
+
+        Args:
+            other: the fingerprint of the retriever and corpus at hand.
+            ignore: fields that may differ; ``{"encoder"}`` where the index is knowingly stale.
+
+        Raises:
+            InputError: a field differs; the message names it, both values and the remedy.
+        """
+        for name, (ours, theirs) in self.differences(other).items():
+            if name not in ignore:
+                remedy = (
+                    "open it with the passage files it was built from"
+                    if name == "corpus"
+                    else "open it with the retriever it was built with"
+                )
+                raise InputError(
+                    f"the index was built with {name}={ours!r}, but {name}={theirs!r} is in use; "
+                    f"rebuild it with `atlas-lm index build`, or {remedy}"
+                )
+
+
+@dataclass(frozen=True)
+class PassageFile:
+    """One passage file of an index."""
+
+    path: str
+    """Relative to the index directory; absolute where it lies on another drive."""
+    absolute: str
+    """Where it was when the index was written."""
+    bytes: int
+    """Size of the file."""
+    sha256: str
+    """SHA-256 of its content, unpacked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassageFiles:
+    """The passages of an index: references to files, or a copy in the directory."""
+
+    files: tuple[PassageFile, ...]
+    """The files, in order."""
+    copied: bool = False
+    """Whether the directory holds its own copy."""
+
+    @classmethod
+    def of(cls, store: PassageStore) -> PassageFiles:
+        """Return references to the files of a store."""
+        return cls(
+            files=tuple(
+                PassageFile(str(path), str(path.resolve()), path.stat().st_size, sha256)
+                for path, sha256 in zip(store.paths, store.sha256, strict=True)
+            )
+        )
+
+    def located(self, directory: Path) -> PassageFiles:
+        """Return these with the present place of every file that lies where ``path`` says."""
+        places = [(directory.resolve() / file.path).resolve() for file in self.files]
+        files = (
+            dataclasses.replace(file, absolute=str(place)) if place.is_file() else file
+            for file, place in zip(self.files, places, strict=True)
+        )
+        return dataclasses.replace(self, files=tuple(files))
+
+    def found_from(self, directory: Path) -> list[Path]:
+        """Return where the files are now: beside the index as recorded, or where they were.
+
+        Raises:
+            InputError: a file is in neither place.
+        """
+        places = [Path(file.absolute) for file in self.located(directory).files]
+        for file, place in zip(self.files, places, strict=True):
+            if not place.is_file():
+                raise InputError(
+                    f"{directory}: its passages are missing: neither {directory / file.path} nor "
+                    f"{place} exists; put the file back ({file.bytes} bytes, sha256 "
+                    f"{file.sha256[:12]}...) or name its new place"
+                )
+        return places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    kind: str
+    """Which index: "flat"."""
+    dim: int
+    """Components of a vector."""
+    dtype: str
+    """How vectors are stored: "float32", "float16" or "bfloat16"; little endian, row by row."""
+    count: int
+    """Number of vectors."""
+    step: int
+    """The retriever's step when the vectors were computed."""
+    fingerprint: Fingerprint
+    """What the vectors were computed with, and over."""
+    embeddings: str
+    """Name of the file of vectors."""
+    embeddings_bytes: int
+    """Its size."""
+    embeddings_sha256: str
+    """Its checksum."""
+    passages: PassageFiles | None
+    """The passages of the rows; None where the index was saved without."""
+    created: str
+    """When the manifest was written (UTC, ISO 8601)."""
+    library_version: str
+    """Version of atlas-lm that wrote it."""
+    format_version: int = FORMAT_VERSION
+    """Version of this format."""
+
+
+def write_manifest(directory: Path, **fields: Any) -> Manifest:
+    """Write the manifest with the time and the library's version, atomically; return it."""
+    manifest = Manifest(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        library_version=_library_version(),
+        **fields,
+    )
+    write_json(directory / MANIFEST, dataclasses.asdict(manifest))
+    return manifest
+
+
+def read_manifest(directory: str | Path, *, kind: str | None = None) -> Manifest:
+    """Return the manifest of an index directory.
+
+    Raises:
+        InputError: it is missing, damaged, of a newer format, or of another kind than ``kind``.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; build it with `atlas-lm index build`")
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; {directory} is no index or its building was cut short: "
+            "run `atlas-lm index build` (again)"
+        )
+    values = read_json(path, what="the manifest of an index")
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format_version {version}, but this atlas-lm reads up to {FORMAT_VERSION}; "
+            "upgrade atlas-lm or rebuild the index"
+        )
+    try:
+        manifest = _parsed(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the manifest of an index ({type(error).__name__}: {error}); "
+            "rebuild the index with `atlas-lm index build`"
+        ) from error
+    if kind is not None and manifest.kind != kind:
+        raise InputError(f"{path}: the index is of kind {manifest.kind!r}, not {kind!r}")
+    return manifest
+
+
+def _parsed(values: Any) -> Manifest:
+    passages = values["passages"]
+    if passages is not None:
+        files = tuple(PassageFile(**file) for file in passages["files"])
+        passages = PassageFiles(files=files, copied=passages["copied"])
+    fingerprint = Fingerprint(**values["fingerprint"])
+    manifest = Manifest(**{**values, "passages": passages, "fingerprint": fingerprint})
+    for field in dataclasses.fields(manifest):
+        value = getattr(manifest, field.name)
+        if field.type in ("int", "str") and type(value).__name__ != field.type:
+            raise TypeError(f"{field.name} is {value!r}, not {field.type}")
+    return manifest
+
+
+def relative_files(passages: PassageFiles, directory: Path) -> PassageFiles:
+    """Return the references as they are to be written into ``directory``."""
+    return dataclasses.replace(
+        passages, files=tuple(_relative(file, directory.resolve()) for file in passages.files)
+    )
+
+
+def _relative(file: PassageFile, directory: Path) -> PassageFile:
+    try:
+        path = os.path.relpath(file.absolute, directory)
+    except ValueError:  # another drive
+        path = file.absolute
+    return dataclasses.replace(file, path=path)
+
+
+def _library_version() -> str:
+    try:
+        return importlib.metadata.version("atlas-lm")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

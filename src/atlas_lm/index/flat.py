@@ -1,0 +1,240 @@
+"""Exact inner-product search over all vectors; cosine is the inner product of unit vectors.
+
+- Vectors are stored in float32, float16 or bfloat16 and scored in float32 everywhere: chunks are
+  widened into one reused buffer, so memory is bounded whatever the size of the index.
+- A few more rows than asked for are found and rescored in float64. Scores, and the order of near
+  ties, therefore do not depend on chunk size, batch size or the order of summation on a device.
+- Equal scores go to the lower row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from atlas_lm.index.exact import check_dim, check_finite, exact_search
+from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
+from atlas_lm.index.storage import map_embeddings, write_index
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import SearchResult
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class FlatIndex:
+    """All vectors, searched exactly. Implements `index.base.Index`.
+
+    The index takes ``embeddings`` over without a copy, and lives on their device.
+    """
+
+    def __init__(
+        self,
+        embeddings: Float[Tensor, "n dim"],
+        *,
+        fingerprint: Fingerprint,
+        step: int = 0,
+        passages: PassageFiles | None = None,
+    ) -> None:
+        """Take the vectors.
+
+        Raises:
+            InputError: no vectors, an unknown dtype, a dim other than the fingerprint's, or a
+                component that is not finite.
+        """
+        if embeddings.dim() != 2 or not len(embeddings):
+            raise InputError(
+                f"embeddings of shape {list(embeddings.shape)}; an index needs [n dim], n > 0"
+            )
+        if embeddings.dtype not in DTYPES:
+            raise InputError(f"embeddings are {embeddings.dtype}; use one of {DTYPES}")
+        check_dim(embeddings, fingerprint.dim)
+        check_finite(embeddings)
+        self._set(embeddings.detach(), fingerprint, step, passages)
+
+    def _set(
+        self,
+        embeddings: Tensor,
+        fingerprint: Fingerprint,
+        step: int,
+        passages: PassageFiles | None,
+        *,
+        mapped: bool = False,
+    ) -> None:
+        self._embeddings = embeddings
+        self._mapped = mapped
+        self.fingerprint = fingerprint
+        """What the vectors were computed with, and over."""
+        self.step = step
+        """The retriever's step when they were computed."""
+        self.passage_files = passages
+        """The passages the rows stand for, once the index is on disk."""
+
+    def __len__(self) -> int:
+        return self._embeddings.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Components of an embedding."""
+        return self._embeddings.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How embeddings are stored."""
+        return self._embeddings.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors live and searches run."""
+        return self._embeddings.device
+
+    @property
+    def embeddings(self) -> Float[Tensor, "n dim"]:
+        """The stored vectors; not to be written to (see `update_`)."""
+        return self._embeddings
+
+    def to(self, device: torch.device | str) -> FlatIndex:
+        """Return the same index on ``device``."""
+        moved = object.__new__(FlatIndex)
+        embeddings = self._embeddings.to(device)
+        mapped = self._mapped and embeddings is self._embeddings
+        moved._set(embeddings, self.fingerprint, self.step, self.passage_files, mapped=mapped)
+        return moved
+
+    def search(
+        self,
+        query_emb: Float[Tensor, "bsz dim"],
+        topk: int,
+        exclude_rows: Sequence[Sequence[int]] | None = None,
+    ) -> SearchResult:
+        """Return the ``topk`` best rows of every query, best first, never an excluded one.
+
+        Scores are float32 inner products. The result lives on the index's device.
+
+        Args:
+            query_emb: the queries, on any device, in any floating dtype.
+            topk: rows per query.
+            exclude_rows: for each query, rows it may not get; the result is full all the same.
+
+        Raises:
+            InputError: fewer than ``topk`` rows are left for a query, an excluded row does not
+                exist, or a query is of another dim or not finite.
+        """
+        return exact_search(self._embeddings, query_emb, topk, exclude_rows)
+
+    def update_(
+        self,
+        rows: slice | Sequence[int] | Int64[Tensor, "n"],
+        embeddings: Float[Tensor, "n dim"],
+        *,
+        step: int | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Replace the vectors of the rows, all or none of them.
+
+        A search that runs meanwhile sees all old or all new vectors when all rows are replaced
+        (the new tensor is then taken over, where dtype and device agree without a copy). The
+        first partial update of an index that maps its file reads it into memory: files change
+        only through `save`.
+
+        Args:
+            rows: which rows, a slice or a list without repetitions.
+            embeddings: their new vectors, in order.
+            step: the retriever's step of the new vectors; kept as it was if None.
+            fingerprint: what they were computed with; kept as it was if None.
+
+        Raises:
+            InputError: a row does not exist or is repeated, the shapes disagree, or a vector is
+                not finite in the index's dtype. Nothing has changed then.
+        """
+        count = len(self)
+        selected = torch.arange(count)[rows] if isinstance(rows, slice) else _as_rows(rows, count)
+        if embeddings.dim() != 2 or len(embeddings) != len(selected):
+            raise InputError(
+                f"update: {len(selected)} rows but embeddings of shape {list(embeddings.shape)}"
+            )
+        check_dim(embeddings, self.dim)
+        fresh = embeddings.detach().to(self.device, self.dtype)
+        check_finite(fresh)
+        if isinstance(rows, slice) and len(selected) == count and rows.step in (None, 1):
+            self._embeddings, self._mapped = fresh, False
+        else:
+            if self._mapped:
+                self._embeddings, self._mapped = self._embeddings.clone(), False
+            self._embeddings[selected.to(self.device)] = fresh
+        self.step = self.step if step is None else step
+        self.fingerprint = fingerprint or self.fingerprint
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        passages: PassageFiles | None = None,
+        copy_passages: bool = False,
+    ) -> None:
+        """Write the index directory, or replace the index in it; a kill leaves the old or the new.
+
+        Args:
+            path: the directory.
+            passages: the passage files of the rows; those the index was loaded with if None.
+            copy_passages: put a copy of the passages into the directory instead of their names.
+
+        Raises:
+            InputError: the directory holds something else, or the disk is full.
+        """
+        passages = passages or self.passage_files
+        self.passage_files = write_index(
+            Path(path),
+            self._embeddings,
+            kind="flat",
+            step=self.step,
+            fingerprint=self.fingerprint,
+            passages=passages,
+            copy_passages=copy_passages or (passages is not None and passages.copied),
+        ).passages
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        mmap: bool = True,
+        verify: bool = False,
+    ) -> FlatIndex:
+        """Open an index directory; file sizes are checked against the manifest.
+
+        Args:
+            path: the directory.
+            device: where to search.
+            mmap: on CPU, map the file instead of reading it: opens at once, read-only.
+            verify: also compare the checksum, which reads the whole file.
+
+        Raises:
+            InputError: the manifest is missing, damaged, of a newer format or of another kind of
+                index; or the vectors are missing, truncated or (``verify``) altered.
+        """
+        manifest: Manifest = read_manifest(path, kind="flat")
+        embeddings = map_embeddings(Path(path), manifest, verify=verify)
+        mapped = mmap and torch.device(device).type == "cpu"
+        index = object.__new__(cls)
+        index._set(
+            embeddings if mapped else embeddings.clone().to(device),
+            manifest.fingerprint,
+            manifest.step,
+            manifest.passages.located(Path(path)) if manifest.passages else None,
+            mapped=mapped,
+        )
+        return index
+
+
+def _as_rows(rows: Sequence[int] | Int64[Tensor, "n"], count: int) -> Int64[Tensor, "n"]:
+    selected = torch.as_tensor(rows, dtype=torch.int64, device="cpu")
+    if len(selected) and not 0 <= int(selected.min()) <= int(selected.max()) < count:
+        raise InputError(f"update: rows outside 0 to {count - 1}; the index holds {count} passages")
+    if len(torch.unique(selected)) != len(selected):
+        raise InputError("update: a row is named twice; give every row one vector")
+    return selected
