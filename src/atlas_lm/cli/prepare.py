@@ -1,0 +1,68 @@
+"""``atlas-lm prepare minipedia``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from atlas_lm.data.minipedia import prepare_minipedia
+from atlas_lm.data.minipedia_sources import Sources
+from atlas_lm.data.subsets import Subsets
+from atlas_lm.runtime.logs import console, notice
+
+HELP = "Make a benchmark's corpus and questions from the packages that ship them."
+EXAMPLE = "atlas-lm prepare minipedia --out data/minipedia"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the benchmark's name and where it goes."""
+    parser.add_argument("benchmark", choices=["minipedia"], help="what to make")
+    parser.add_argument(
+        "--out", metavar="DIR", default="data/minipedia", help="default: data/minipedia"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="make it again though it is there and sound"
+    )
+    parser.add_argument(
+        "--recompute-subsets",
+        action="store_true",
+        help="find the answerable and supported questions again: embeds everything, takes minutes",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the benchmark and print its counts; with ``--json`` its manifest and directory."""
+    out = Path(args.out)
+    recompute = _recompute if args.recompute_subsets else None
+    manifest = prepare_minipedia(out, force=args.force, recompute=recompute)
+    if args.json:
+        print(json.dumps({"directory": str(out), **manifest}, indent=2, ensure_ascii=False))
+    else:
+        console.print(counts_table(manifest["counts"]))
+        notice(f"passages: {out / 'passages.jsonl'}   questions: {out / 'supported'}")
+    return 0
+
+
+def counts_table(counts: Mapping[str, Any]) -> Table:
+    """Return the numbers of questions: a row for each set, a column for each split and source."""
+    table = Table(title=f"Minipedia: {counts['passages']:,} passages, questions by set")
+    table.add_column("set")
+    columns = [(split, source) for split in ("dev", "test") for source in counts["all"][split]]
+    for split, source in columns:
+        table.add_column(f"{split} {source}", justify="right")
+    for name in ("supported", "answerable", "all"):
+        numbers = [counts[name][split].get(source, 0) for split, source in columns]
+        table.add_row(name, *(f"{number:,}" for number in numbers))
+    return table
+
+
+def _recompute(sources: Sources) -> Subsets:
+    from atlas_lm.data.recompute import recompute_subsets
+
+    return recompute_subsets(sources.passages, sources.questions, sources.inputs)
