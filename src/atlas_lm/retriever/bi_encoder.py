@@ -17,24 +17,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atlas_lm.passages.format import format_passage
+from atlas_lm.retriever import saving
 from atlas_lm.retriever.dropout import set_dropout_
 from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
-from atlas_lm.retriever.saving import (
-    SETTINGS_FILE,
-    read_stated,
-    save_tower,
-    weights_digest,
-    write_settings,
-)
-from atlas_lm.retriever.settings import EncoderSettings, settings_from
+from atlas_lm.retriever.settings import EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.types import Passage
-
-BATCH_TOKENS = 8192
-"""Padded tokens encoded at a time where the caller does not say."""
 
 
 class BiEncoder(nn.Module):
@@ -50,6 +41,11 @@ class BiEncoder(nn.Module):
         self, query: Tower, settings: EncoderSettings, passage: Tower | None = None
     ) -> None:
         super().__init__()
+        if passage is not None and passage.dim != query.dim:
+            raise InputError(
+                f"the query encoder has {query.dim} components, that of passages {passage.dim}; "
+                "give two encoders of one dimension"
+            )
         self.settings = settings
         self.towers = nn.ModuleDict({"query": query.encoder})
         self.query_tokenizer: PreTrainedTokenizerBase = query.tokenizer
@@ -108,7 +104,7 @@ class BiEncoder(nn.Module):
             )
         query_emb = self.embed_queries(query)
         passage_emb = self.embed_passages([passage for row in passages for passage in row])
-        passage_emb = passage_emb.view(len(query), -1, self.dim)
+        passage_emb = passage_emb.view(len(query), max(counts, default=0), self.dim)
         return self.compare(query_emb[:, None], passage_emb)
 
     def compare(
@@ -119,7 +115,7 @@ class BiEncoder(nn.Module):
         return product if self.settings.similarity == "cosine" else product / self.dim**0.5
 
     def embed_queries(
-        self, query: Sequence[str], *, batch_tokens: int = BATCH_TOKENS
+        self, query: Sequence[str], *, batch_tokens: int | None = None
     ) -> Float[Tensor, "bsz dim"]:
         """Return the embeddings of queries in float32; gradient follows torch's mode."""
         return embed_texts(
@@ -135,7 +131,7 @@ class BiEncoder(nn.Module):
         self,
         passages: Sequence[Passage],
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         report: EmbeddingReport | None = None,
     ) -> Float[Tensor, "n dim"]:
         """Return the embeddings of passages in float32; gradient follows torch's mode."""
@@ -158,7 +154,7 @@ class BiEncoder(nn.Module):
         self,
         passages: Sequence[Passage],
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         autocast: torch.dtype | None = None,
         report: EmbeddingReport | None = None,
     ) -> Float[Tensor, "n dim"]:
@@ -166,7 +162,7 @@ class BiEncoder(nn.Module):
 
         Args:
             passages: As many as fit into memory with their embeddings; see `embed_chunks`.
-            batch_tokens: Padded tokens encoded at a time.
+            batch_tokens: Padded tokens encoded at a time; None takes what suits the device.
             autocast: Encode under autocast to this dtype, such as ``torch.bfloat16``.
             report: Counters to add to: passages, tokens, padding, truncated passages.
         """
@@ -186,7 +182,7 @@ class BiEncoder(nn.Module):
         self,
         chunks: Iterable[Sequence[Passage]],
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         autocast: torch.dtype | None = None,
         report: EmbeddingReport | None = None,
     ) -> Iterator[Float[Tensor, "n dim"]]:
@@ -250,7 +246,7 @@ class BiEncoder(nn.Module):
         """
         settings = self.settings
         return {
-            "encoder": weights_digest(self.passage_encoder, settings),
+            "encoder": saving.weights_digest(self.passage_encoder, settings),
             "template": settings.passage_prompt + settings.passage_template,
             "pooling": settings.pooling + (", unit length" if settings.unit_length else ""),
             "similarity": settings.similarity,
@@ -282,21 +278,12 @@ class BiEncoder(nn.Module):
             InputError: there is no such model, it does not say how it pools or compares, its
                 weights are pickled or incomplete, or it was saved untied and ``tied`` is true.
         """
-        path = local_directory(name_or_path)
-        weights, stated, saved_tied = read_stated(path)
-        chosen = settings_from(stated, settings, place=str(path))
-        if saved_tied:
-            encoder = cls(load_tower(weights, chosen), chosen)
-        else:
-            towers = (load_tower(path / name, chosen) for name in ("query", "passage"))
-            encoder = cls(next(towers), chosen, next(towers))
-        if tied and not (encoder.tied and passage is None):
-            raise InputError(
-                f"{path}: two encoders, so it cannot be opened as tied; leave tied out"
-            )
+        query_tower, passage_tower, chosen = saving.open_towers(name_or_path, settings)
         if passage is not None:
-            other = load_tower(local_directory(passage), chosen)
-            encoder = cls(Tower(encoder.query_encoder, encoder.query_tokenizer), chosen, other)
+            passage_tower = load_tower(local_directory(passage), chosen)
+        if tied and passage_tower is not None:
+            raise InputError(f"{name_or_path}: has two encoders, so tied=True is not possible")
+        encoder = cls(query_tower, chosen, passage_tower)
         return (encoder.untie() if tied is False else encoder).eval()
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -308,12 +295,13 @@ class BiEncoder(nn.Module):
             InputError: ``path`` holds something other than a saved bi-encoder.
         """
         path = Path(path)
-        if path.exists() and any(path.iterdir()) and not (path / SETTINGS_FILE).is_file():
+        is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
+        if is_taken and not (path / saving.SETTINGS_FILE).is_file():
             raise InputError(f"{path}: exists and is no saved bi-encoder; choose another directory")
         with atomic_directory(path) as temporary:
             query = temporary if self.tied else temporary / "query"
-            save_tower(Tower(self.query_encoder, self.query_tokenizer), query)
+            saving.save_tower(Tower(self.query_encoder, self.query_tokenizer), query)
             if not self.tied:
                 passage = Tower(self.passage_encoder, self.passage_tokenizer)
-                save_tower(passage, temporary / "passage")
-            write_settings(temporary, self.settings, tied=self.tied)
+                saving.save_tower(passage, temporary / "passage")
+            saving.write_settings(temporary, self.settings, tied=self.tied)

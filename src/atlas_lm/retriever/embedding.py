@@ -20,6 +20,11 @@ from atlas_lm.retriever.settings import EncoderSettings
 from atlas_lm.retriever.tokenization import TokenLists, batches_by_length, pad, tokenize
 from atlas_lm.types import Tokens
 
+CPU_BATCH_TOKENS = 2048
+"""Padded tokens encoded at a time on a CPU: activations stay in its caches."""
+DEVICE_BATCH_TOKENS = 32768
+"""The same on an accelerator, which needs more to be busy."""
+
 
 @dataclass
 class EmbeddingReport:
@@ -60,19 +65,21 @@ def embed_texts(
     settings: EncoderSettings,
     *,
     maxlength: int,
-    batch_tokens: int,
+    batch_tokens: int | None = None,
     report: EmbeddingReport | None = None,
 ) -> Float[Tensor, "n dim"]:
     """Return one embedding a text, in order, in float32; gradient follows torch's mode.
 
-    A text that occurs twice is encoded once, and its gradients add up.
+    A text that occurs twice is encoded once, and its gradients add up. At most ``batch_tokens``
+    padded tokens are encoded at a time; None takes what suits the device.
     """
+    device = next(encoder.parameters()).device
+    budget = batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else DEVICE_BATCH_TOKENS)
     distinct = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     token_lists = tokenize(tokenizer, list(distinct), maxlength)
-    device = next(encoder.parameters()).device
     pieces: list[Tensor] = []
     order: list[int] = []
-    for positions, tokens in padded_batches(token_lists, int(tokenizer.pad_token_id), batch_tokens):
+    for positions, tokens in padded_batches(token_lists, int(tokenizer.pad_token_id), budget):
         pieces.append(encode(encoder, tokens.to(device), settings))
         order.extend(positions)
         if report is not None:

@@ -41,6 +41,11 @@ class Tower:
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def dim(self) -> int:
+        """The number of components of a token's vector."""
+        return int(self.encoder.config.hidden_size)
+
 
 def local_directory(name_or_path: str | Path) -> Path:
     """Return the directory that a path, a ``package:NAME`` or a Hub id stands for.

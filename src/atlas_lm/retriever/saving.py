@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from atlas_lm.retriever.loading import Tower
+from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.sentence_transformers import MODULES, sentence_transformers_settings
-from atlas_lm.retriever.settings import EncoderSettings
+from atlas_lm.retriever.settings import EncoderSettings, settings_from
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
 
@@ -42,6 +43,23 @@ def read_stated(path: Path) -> tuple[Path, dict[str, Any], bool]:
     if (path / MODULES).is_file():
         return *sentence_transformers_settings(path), True
     return path, {}, True
+
+
+def open_towers(
+    name_or_path: str | Path, given: EncoderSettings | Mapping[str, Any] | None
+) -> tuple[Tower, Tower | None, EncoderSettings]:
+    """Return the query tower, the passage tower (None where tied) and the settings.
+
+    Raises:
+        InputError: there is no such model, or it is not one that can be read.
+    """
+    path = local_directory(name_or_path)
+    weights, stated, tied = read_stated(path)
+    settings = settings_from(stated, given, place=str(path))
+    if tied:
+        return load_tower(weights, settings), None, settings
+    query, passage = (load_tower(path / name, settings) for name in ("query", "passage"))
+    return query, passage, settings
 
 
 def write_settings(path: Path, settings: EncoderSettings, *, tied: bool) -> None:

@@ -49,14 +49,23 @@ def tokenize(
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Yield positions, longest first, in batches of at most ``batch_tokens`` padded tokens.
 
+    A batch also ends where the next text is shorter than four fifths of its longest, unless it is
+    still small (an eighth of the budget), so that a few texts of all lengths are not mostly pads.
     A single text longer than the budget is a batch of its own.
     """
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(lengths[order[start]], 1))
-        yield order[start : start + size]
-        start += size
+    batch: list[int] = []
+    longest = 1
+    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+        is_full = (len(batch) + 1) * longest > batch_tokens
+        is_ragged = 5 * lengths[position] < 4 * longest and 8 * len(batch) * longest > batch_tokens
+        if batch and (is_full or is_ragged):
+            yield batch
+            batch = []
+        if not batch:
+            longest = max(lengths[position], 1)
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Tokens:
