@@ -42,11 +42,14 @@ class CrossMemory:
     def of_passages(self, first: int, last: int) -> CrossMemory:
         """Return a memory with one row for each of these passages instead of one for each query."""
         position, mask = self.layout.rows_of(first, last)
-        bsz, n_rows, length = position.shape
-        query = torch.arange(bsz, device=position.device)[:, None, None].expand(-1, n_rows, length)
+        bsz, heads, source, head_dim = self.keys[0].shape
+        query = torch.arange(bsz, device=position.device)[:, None, None]
+        token = (query * source + position).flatten()
 
         def pick(states: Tensor) -> Tensor:
-            return states[query.flatten(0, 1), :, position.flatten(0, 1)].transpose(1, 2)
+            tokens = states.transpose(1, 2).reshape(bsz * source, heads * head_dim)
+            picked = tokens.index_select(0, token)
+            return picked.view(-1, mask.shape[-1], heads, head_dim).transpose(1, 2)
 
         return CrossMemory(
             tuple(pick(keys) for keys in self.keys),
@@ -103,25 +106,31 @@ class SharedLayer(CacheLayerMixin):  # type: ignore[misc]
         """Do nothing: all beams of a query read the same row."""
 
 
+def empty_cache() -> Any:
+    """Return a stock cache for a decoder pass to fill."""
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
 def project(model: Any, packed: PackedStates) -> CrossMemory:
     """Let the stock decoder project the states once: one step of one token fills its cache."""
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache = empty_cache()
     start = model.config.decoder_start_token_id
-    rows = len(packed.states)
     model.get_decoder()(
-        input_ids=torch.full((rows, 1), start, device=packed.states.device),
+        input_ids=torch.full((len(packed.states), 1), start, device=packed.states.device),
         encoder_hidden_states=packed.states,
         encoder_attention_mask=packed.mask,
         past_key_values=cache,
         use_cache=True,
     )
+    return memory_of(cache, packed.layout)
+
+
+def memory_of(cache: Any, layout: Layout) -> CrossMemory:
+    """Return the memory, without gradient, that a pass over packed states left in its cache."""
     layers = cache.cross_attention_cache.layers
-    return CrossMemory(
-        tuple(layer.keys for layer in layers),
-        tuple(layer.values for layer in layers),
-        packed.mask,
-        packed.layout,
-    )
+    keys = tuple(layer.keys.detach() for layer in layers)
+    values = tuple(layer.values.detach() for layer in layers)
+    return CrossMemory(keys, values, layout.mask, layout)
 
 
 @contextmanager
@@ -143,13 +152,7 @@ def attend(
     query: Float[Tensor, "rows heads length head_dim"],
     key: Float[Tensor, "memories heads source head_dim"],
     value: Float[Tensor, "memories heads source head_dim"],
-    attention_mask: Float[
-        Tensor,
-        (
-            rows  # heads #length source
-        ),
-    ]
-    | None,
+    attention_mask: Float[Tensor, "rows 1 #length source"] | None,
     *,
     scaling: float = 1.0,
     position_bias: Float[Tensor, "1 heads length source"] | None = None,
@@ -163,19 +166,37 @@ def attend(
     """
     memories, length = len(key), query.shape[2]
     group = len(query) // memories
+    mask = attention_mask
+    if position_bias is not None and module.is_causal:
+        mask = position_bias if mask is None else mask + position_bias
 
     def fold(tensor: Tensor) -> Tensor:
-        """``[rows heads length x]`` to ``[memories heads group length x]``."""
-        return tensor.reshape(memories, group, *tensor.shape[1:]).transpose(1, 2)
+        """``[rows heads length x]`` to ``[memories heads (group length) x]``."""
+        return tensor.view(memories, group, *tensor.shape[1:]).transpose(1, 2).flatten(2, 3)
 
-    folded = fold(query).flatten(2, 3) * scaling
-    scores = (folded @ key.transpose(2, 3)).view(memories, -1, group, length, key.shape[2])
-    if attention_mask is not None:
-        scores = scores + fold(attention_mask)
-    if position_bias is not None and module.is_causal:
-        scores = scores + position_bias[:, :, None]
-    probability = scores.softmax(dim=-1)
+    if mask is not None:
+        mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
+        mask = fold(mask.expand(-1, -1, length, -1).contiguous()) if group > 1 else mask
     if attention_recorder is not None and not module.is_causal:
-        attention_recorder.record(probability.transpose(1, 2).flatten(0, 1), value)
-    output = (probability.flatten(2, 3) @ value).view(memories, -1, group, length, value.shape[3])
+        output = _recorded(fold(query), key, value, mask, scaling, attention_recorder)
+    else:
+        output = torch.nn.functional.scaled_dot_product_attention(
+            fold(query), key, value, attn_mask=mask, scale=scaling
+        )
+    output = output.view(memories, -1, group, length, value.shape[3])
     return output.permute(0, 2, 3, 1, 4).flatten(0, 1).contiguous(), None
+
+
+def _recorded(
+    query: Float[Tensor, "bsz heads length head_dim"],
+    key: Float[Tensor, "bsz heads source head_dim"],
+    value: Float[Tensor, "bsz heads source head_dim"],
+    mask: Float[Tensor, "bsz 1 #length source"] | None,
+    scaling: float,
+    recorder: Any,
+) -> Float[Tensor, "bsz heads length head_dim"]:
+    """Attention by explicit softmax, whose probabilities the recorder sees."""
+    scores = query @ key.transpose(2, 3) * scaling
+    probability = (scores if mask is None else scores + mask).softmax(dim=-1)
+    recorder.record(probability, value)
+    return probability.to(value.dtype) @ value

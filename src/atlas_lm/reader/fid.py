@@ -6,8 +6,7 @@ them at once. One encoding serves the loss and every signal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from atlas_lm.reader.cross_attention import project, shared_attention
+from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
 from atlas_lm.reader.generation import generate_answers, left_padded
 from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
 from atlas_lm.reader.likelihood import (
@@ -31,6 +30,7 @@ from atlas_lm.reader.packing import PackedStates, encode_packed
 from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
+from atlas_lm.runtime.modes import evaluating
 from atlas_lm.types import (
     Generated,
     Generation,
@@ -61,6 +61,7 @@ class FiDReader(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings or ReaderSettings()
+        self.training = model.training
         _keep_untied(model)
 
     @classmethod
@@ -122,24 +123,27 @@ class FiDReader(nn.Module):
         rows, _ = tokenize(self.tokenizer, target, self.settings.target_maxlength)
         return right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
 
-    def logits(self, packed: PackedStates, target: Tokens) -> Float[Tensor, "bsz length vocab"]:
-        """Return the stock decoder's logits for a target over all of a query's passages."""
+    def logits(
+        self, packed: PackedStates, target: Tokens, *, cache: Any = None
+    ) -> Float[Tensor, "bsz length vocab"]:
+        """Return the stock decoder's logits for a target over all of a query's passages.
+
+        A ``cache`` is left with the states' keys and values (not under gradient checkpointing).
+        """
         output = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=packed.states),
             attention_mask=packed.mask.long(),
             decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels_of(target)),
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
         )
         logits: Tensor = output.logits
         return logits
 
     def loss(self, inputs: FiDInputs, target: Target) -> TokenLoss:
         """Return the cross-entropy of the targets, with gradient."""
-        return self._loss(self.encode(inputs), self.target_tokens(target))
-
-    def _loss(self, packed: PackedStates, target: Tokens) -> TokenLoss:
-        likelihood = token_log_likelihood(self.logits(packed, target), labels_of(target))
-        return TokenLoss(-likelihood.sum(), int(target.mask.sum()))
+        tokens = self.target_tokens(target)
+        return _token_loss(self.logits(self.encode(inputs), tokens), tokens)
 
     def signals(
         self,
@@ -158,7 +162,7 @@ class FiDReader(nn.Module):
         """
         tokens = self.target_tokens(target)
         _check_open_book(inputs, measure)
-        with evaluating(self):
+        with evaluating(self), torch.no_grad():
             return measure_signals(
                 self.model,
                 self.encode(inputs),
@@ -186,22 +190,23 @@ class FiDReader(nn.Module):
         tokens = self.target_tokens(target)
         _check_open_book(inputs, measure)
         kept = inputs.first(n_context)
+        shared = bool(measure) and kept.n_context == inputs.n_context
+        shared = shared and not self.dropout_is_active
+        cache = empty_cache() if shared and not self._checkpoints else None
         packed = self.encode(kept)
-        loss = self._loss(packed, tokens)
+        loss = _token_loss(self.logits(packed, tokens, cache=cache), tokens)
         if not measure:
             return Reading(loss, ReaderSignals(tokens.mask))
-        shared = kept.n_context == inputs.n_context and not self.dropout_is_active
-        with evaluating(self):
+        with evaluating(self), torch.no_grad():
             states = packed.detach() if shared else self.encode(inputs)
-            signals = measure_signals(
-                self.model, states, tokens, measure, logit_temperature=logit_temperature
-            )
+            memory = memory_of(cache, packed.layout) if cache is not None else None
+            signals = measure_signals(self.model, states, tokens, measure, memory=memory)
         return Reading(loss, signals)
 
     def score(self, inputs: FiDInputs, target: Target) -> Float[Tensor, " bsz"]:
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
         tokens = self.target_tokens(target)
-        with evaluating(self):
+        with evaluating(self), torch.no_grad():
             logits = self.logits(self.encode(inputs), tokens)
             return token_log_likelihood(logits, labels_of(tokens)).sum(dim=-1)
 
@@ -220,7 +225,7 @@ class FiDReader(nn.Module):
         if decoder_prompt is not None:
             rows = self.tokenizer(list(decoder_prompt), add_special_tokens=False).input_ids
             prompt = left_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
-        with evaluating(self):
+        with evaluating(self), torch.no_grad():
             return generate_answers(
                 self.model,
                 self.tokenizer,
@@ -240,7 +245,7 @@ class FiDReader(nn.Module):
         _check_open_book(inputs, frozenset({"attention_mass"}))
         rows = [answer.token_ids for answer in generated]
         tokens = right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
-        with evaluating(self):
+        with evaluating(self), torch.no_grad():
             memory = project(self.model, self.encode(inputs))
             with shared_attention(self.model):
                 mass = attention_mass(self.model, memory, tokens)
@@ -248,7 +253,9 @@ class FiDReader(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        name = "activation_checkpointing_enable"  # its name from transformers 5.23 on
+        enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     def set_dropout(self, p: float) -> None:
         """Set every dropout probability, in the modules and in the configuration saved with them.
@@ -271,6 +278,13 @@ class FiDReader(nn.Module):
             config.dropout_rate = p
 
     @property
+    def _checkpoints(self) -> bool:
+        return any(
+            getattr(part, "gradient_checkpointing", False) and part.training
+            for part in self.model.modules()
+        )
+
+    @property
     def dropout_is_active(self) -> bool:
         """Whether a forward pass now would be random."""
         return any(
@@ -278,19 +292,6 @@ class FiDReader(nn.Module):
             for module in self.model.modules()
             if isinstance(module, nn.Dropout)
         )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode without gradients; afterwards each submodule is as it was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _keep_untied(model: Any) -> None:
@@ -302,6 +303,11 @@ def _keep_untied(model: Any) -> None:
     untied = model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     if untied and model.config.model_type in ("t5", "mt5"):
         model.config.tie_word_embeddings = False
+
+
+def _token_loss(logits: Float[Tensor, "bsz length vocab"], target: Tokens) -> TokenLoss:
+    likelihood = token_log_likelihood(logits, labels_of(target))
+    return TokenLoss(-likelihood.sum(), int(target.mask.sum()))
 
 
 def _check_open_book(inputs: FiDInputs, measure: frozenset[Signal]) -> None:

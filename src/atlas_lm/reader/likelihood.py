@@ -74,18 +74,20 @@ def measure_signals(
     target: Tokens,
     measure: frozenset[Signal],
     *,
-    logit_temperature: float,
+    logit_temperature: float = 1.0,
+    memory: CrossMemory | None = None,
 ) -> ReaderSignals:
     """Return the signals of already encoded passages.
 
-    The model must be in eval mode and gradients off. ``leave_one_out`` is computed with autocast
-    off: its range is a few tenths of a nat, as large as bfloat16's error.
+    The model must be in eval mode and gradients off. ``memory`` holds the states' keys and values
+    where a pass over them has left some. ``leave_one_out`` is computed with autocast off: its range
+    is a few tenths of a nat, as large as bfloat16's error.
 
     Raises:
         InputError: ``leave_one_out`` of a single passage, which would leave nothing to read.
     """
     labels = labels_of(target)
-    memory = project(model, packed)
+    memory = memory or project(model, packed)
     likelihood = loop = mass = None
     with shared_attention(model):
         if "passage_log_likelihood" in measure:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import logging as library_logging
 
 from atlas_lm.runtime.errors import InputError
 
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -34,12 +38,14 @@ def load_tokenizer(place: Path | str) -> Any:
     Raises:
         InputError: there is none, or it is unreadable.
     """
+    remedy = "a reader's directory needs tokenizer.json or a sentencepiece file"
+    if isinstance(place, Path) and not any(any(place.glob(name)) for name in TOKENIZERS):
+        raise InputError(f"{place}: no tokenizer; {remedy}")
     try:
         return AutoTokenizer.from_pretrained(place)
     except Exception as error:
         raise InputError(
-            f"{place}: no readable tokenizer ({_first_line(error)}); "
-            "a reader's directory needs tokenizer.json or a sentencepiece file"
+            f"{place}: no readable tokenizer ({_first_line(error)}); {remedy}"
         ) from error
 
 
@@ -69,17 +75,37 @@ def load_weights(kind: Any, place: Path | str, **keywords: Any) -> Any:
     """Open a model with ``kind.from_pretrained``, never from pickled weights.
 
     Raises:
-        InputError: the weights are missing, damaged or pickled.
+        InputError: the weights are pickled, damaged, or do not fill the model.
     """
     if isinstance(place, Path):
         check_directory(place)
     try:
-        return kind.from_pretrained(place, use_safetensors=True, **keywords)
+        with _quiet():
+            model, info = kind.from_pretrained(
+                place, use_safetensors=True, output_loading_info=True, **keywords
+            )
     except Exception as error:
         raise InputError(
             f"{place}: the weights cannot be opened ({_first_line(error)}); "
             "expected safetensors that fit config.json"
         ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            f"{place}: {len(missing)} tensors are missing, {missing[0]} among them; "
+            "the weights do not belong to this config.json"
+        )
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's warnings: what they warn of here is checked, or meant."""
+    level = library_logging.get_verbosity()
+    library_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library_logging.set_verbosity(level)
 
 
 def _first_line(error: Exception) -> str:
