@@ -18,10 +18,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atlas_lm.passages.format import format_passage
 from atlas_lm.retriever import saving
-from atlas_lm.retriever.dropout import set_dropout_
 from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.settings import EncoderSettings
+from atlas_lm.retriever.switches import checkpoint_activations_, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
@@ -105,13 +105,7 @@ class BiEncoder(nn.Module):
         query_emb = self.embed_queries(query)
         passage_emb = self.embed_passages([passage for row in passages for passage in row])
         passage_emb = passage_emb.view(len(query), max(counts, default=0), self.dim)
-        return self.compare(query_emb[:, None], passage_emb)
-
-    def compare(
-        self, query_emb: Float[Tensor, "... dim"], passage_emb: Float[Tensor, "... dim"]
-    ) -> Float[Tensor, "*pairs"]:
-        """Return the retriever score of embeddings, broadcast against each other."""
-        product = (query_emb * passage_emb).sum(dim=-1)
+        product = (query_emb[:, None] * passage_emb).sum(dim=-1)
         return product if self.settings.similarity == "cosine" else product / self.dim**0.5
 
     def embed_queries(
@@ -229,10 +223,7 @@ class BiEncoder(nn.Module):
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Trade time for memory: recompute activations in the backward pass."""
         for encoder in (self.query_encoder, self.passage_encoder):
-            if enabled:
-                encoder.gradient_checkpointing_enable({"use_reentrant": False})
-            else:
-                encoder.gradient_checkpointing_disable()
+            checkpoint_activations_(encoder, enabled)
 
     def set_dropout(self, p: float) -> None:
         """Set the probability of every dropout of the encoders, attention's too; not saved."""
@@ -241,13 +232,13 @@ class BiEncoder(nn.Module):
     def fingerprint(self, corpus: str) -> dict[str, str | int]:
         """Return what an index over ``corpus`` (its fingerprint) by the passage encoder carries.
 
-        Equal fingerprints mean equal passage embeddings: weights, prompt and template, pooling,
-        similarity, length limit and dimension.
+        Equal fingerprints mean equal passage embeddings.
         """
         settings = self.settings
+        case = " (lower case)" if settings.lowercase else ""
         return {
             "encoder": saving.weights_digest(self.passage_encoder, settings),
-            "template": settings.passage_prompt + settings.passage_template,
+            "template": settings.passage_prompt + settings.passage_template + case,
             "pooling": settings.pooling + (", unit length" if settings.unit_length else ""),
             "similarity": settings.similarity,
             "max_length": settings.passage_maxlength,
@@ -276,7 +267,7 @@ class BiEncoder(nn.Module):
 
         Raises:
             InputError: there is no such model, it does not say how it pools or compares, its
-                weights are pickled or incomplete, or it was saved untied and ``tied`` is true.
+                weights are pickled or incomplete, or it has two encoders and ``tied`` is true.
         """
         query_tower, passage_tower, chosen = saving.open_towers(name_or_path, settings)
         if passage is not None:

@@ -16,10 +16,14 @@ from typing import Any
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -94,17 +98,19 @@ def load_tower(path: Path, settings: EncoderSettings) -> Tower:
         )
     if settings.reference_layernorm and use_reference_layernorm_(encoder) == 0:
         raise InputError(f"{path}: reference_layernorm is on, but the encoder has no LayerNorm")
+    encoder.config.use_cache = False  # nothing is generated
     return Tower(encoder.eval(), tokenizer)
 
 
 def _load_encoder(path: Path, config: Any) -> tuple[PreTrainedModel, Mapping[str, Iterable[Any]]]:
     if config.model_type == "dpr":
         return _load_dpr(path, config)
-    auto = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
-    options: dict[str, Any] = {}
-    model_class = auto._model_mapping[type(config)]
-    if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters:
-        options["add_pooling_layer"] = False
+    kind = type(config)
+    auto, mapping = AutoModel, MODEL_MAPPING
+    if kind in MODEL_FOR_TEXT_ENCODING_MAPPING:  # T5's encoder alone; BERT's as ever
+        auto, mapping = AutoModelForTextEncoding, MODEL_FOR_TEXT_ENCODING_MAPPING
+    has_pooler = "add_pooling_layer" in inspect.signature(mapping[kind].__init__).parameters
+    options = {"add_pooling_layer": False} if has_pooler else {}
     encoder, loading = auto.from_pretrained(
         path, use_safetensors=True, output_loading_info=True, **options
     )
@@ -112,7 +118,7 @@ def _load_encoder(path: Path, config: Any) -> tuple[PreTrainedModel, Mapping[str
 
 
 def _load_dpr(path: Path, config: Any) -> tuple[PreTrainedModel, Mapping[str, Iterable[Any]]]:
-    """Return the BERT inside a DPR encoder: `AutoModel` would take both towers for questions."""
+    """Return the BERT inside a DPR encoder; `AutoModel` would take either tower for questions."""
     architecture = (config.architectures or ["none"])[0]
     towers = {"DPRQuestionEncoder": "question_encoder", "DPRContextEncoder": "ctx_encoder"}
     if architecture not in towers:
@@ -125,7 +131,10 @@ def _load_dpr(path: Path, config: Any) -> tuple[PreTrainedModel, Mapping[str, It
     model, loading = getattr(transformers, architecture).from_pretrained(
         path, use_safetensors=True, output_loading_info=True
     )
-    return getattr(model, towers[architecture]).bert_model, loading
+    shape = {**config.to_dict(), "model_type": "bert", "architectures": ["BertModel"]}
+    bert = BertModel(BertConfig.from_dict(shape), add_pooling_layer=False)
+    bert.load_state_dict(getattr(model, towers[architecture]).bert_model.state_dict())
+    return bert, loading
 
 
 def _check_complete(path: Path, loading: Mapping[str, Iterable[Any]]) -> None:
