@@ -10,8 +10,6 @@ import orjson
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.types import Passage
 
-FIELDS = ("id", "text", "title", "section")
-
 
 def parse_passage(line: bytes, path: Path, line_number: int) -> Passage:
     """Return the passage on a line.
@@ -24,22 +22,34 @@ def parse_passage(line: bytes, path: Path, line_number: int) -> Passage:
     """
     try:
         record = orjson.loads(line)
-        passage_id, text = record["id"], record["text"]
-    except (ValueError, KeyError, TypeError):
+        passage_id, text = record.pop("id"), record.pop("text")
+        title, section = record.pop("title", None) or "", record.pop("section", None) or ""
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise _fault(line, f"{path}:{line_number}") from None
-    if len(record) == 2:
-        title = section = ""
-        metadata: dict[str, Any] = {}
-    else:
-        title, section = record.get("title") or "", record.get("section") or ""
-        metadata = {name: value for name, value in record.items() if name not in FIELDS}
     for name, value in (("id", passage_id), ("text", text), ("title", title), ("section", section)):
         if type(value) is not str:
             raise InputError(
                 f"{path}:{line_number}: field {name!r} is {_kind(value)} "
                 f"({_shown(orjson.dumps(value))}); it must be a string"
             )
-    return Passage(passage_id, text, title, section, metadata)
+    return Passage(passage_id, text, title, section, record)
+
+
+def checked_id(line: bytes, path: Path, line_number: int) -> str:
+    """Return the id of the passage on a line, without making the passage.
+
+    Raises:
+        InputError: the line is no passage; see `parse_passage`.
+    """
+    try:
+        record = orjson.loads(line)
+        strings = (record["id"], record["text"], record.get("title", ""), record.get("section", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _fault(line, f"{path}:{line_number}") from None
+    passage_id, text, title, section = strings
+    if type(passage_id) is type(text) is type(title) is type(section) is str:
+        return passage_id
+    return parse_passage(line, path, line_number).id
 
 
 def _fault(line: bytes, place: str) -> InputError:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from atlas_lm.passages.jsonl import parse_passage
+from atlas_lm.passages.jsonl import checked_id
 from atlas_lm.passages.sidecar import IdTable, Layout
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import progress_bar
@@ -39,8 +39,9 @@ def scan(paths: Sequence[Path], named: Sequence[Path], *, check: bool) -> Layout
     with progress_bar() as progress:
         task = progress.add_task("Reading passages (MB)", total=-(-size >> 20))
         for path, name in zip(paths, named, strict=True):
+            hashes = [whole, hashlib.sha256()] if len(paths) > 1 else [whole]
             scans.append(
-                _scan_file(path, name, whole, check, lambda n: progress.advance(task, n / 2**20))
+                _scan_file(path, name, hashes, check, lambda n: progress.advance(task, n / 2**20))
             )
     layout = Layout(
         offsets=np.concatenate([found.offsets for found in scans]),
@@ -77,34 +78,34 @@ class _FileScan:
 
 
 def _scan_file(
-    path: Path, name: Path, whole: Any, check: bool, advance: Callable[[int], None]
+    path: Path, name: Path, hashes: Sequence[Any], check: bool, advance: Callable[[int], None]
 ) -> _FileScan:
-    own, digests = hashlib.sha256(), bytearray()
+    digests = bytearray()
     starts: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
     place = lines = 0
     tail = b""
     with open(path, "rb", buffering=0) as file:
         while block := file.read(BUFFER_BYTES):
-            own.update(block)
-            whole.update(block)
+            for digest in hashes:
+                digest.update(block)
             newlines = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
             starts.append(newlines + (place + 1))
             place += len(block)
             if check:
                 *complete, tail = (tail + block).split(b"\n")
                 for number, line in enumerate(complete, lines + 1):
-                    digests += id_hash(parse_passage(line, name, number).id)
+                    digests += id_hash(checked_id(line, name, number))
                 lines += len(complete)
             advance(len(block))
     if not place:
         raise InputError(f"{name}: empty file; expected one JSON passage per line")
-    offsets = np.concatenate(starts)
+    offsets, sha256 = np.concatenate(starts), hashes[-1].hexdigest()
     if offsets[-1] != place:
-        whole.update(b"\n")
+        hashes[0].update(b"\n")
         offsets = np.append(offsets, place)
         if check:
-            digests += id_hash(parse_passage(tail, name, lines + 1).id)
-    return _FileScan(offsets=offsets, sha256=own.hexdigest(), digests=digests)
+            digests += id_hash(checked_id(tail, name, lines + 1))
+    return _FileScan(offsets=offsets, sha256=sha256, digests=digests)
 
 
 def _id_table(hashes: NDArray[np.uint64]) -> IdTable:
