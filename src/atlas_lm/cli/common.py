@@ -77,12 +77,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bsz", type=int, default=8, metavar="N", help="questions at a time")
 
 
-def encoder_settings(args: argparse.Namespace) -> EncoderSettings | None:
-    """Return the settings given on the command line; None where none was."""
+def encoder_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings given on the command line, by name."""
     names = [field.name for field in dataclasses.fields(EncoderSettings)]
     given = {name: getattr(args, name, None) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    return EncoderSettings(**given) if given else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def open_retriever(args: argparse.Namespace) -> BiEncoder:
