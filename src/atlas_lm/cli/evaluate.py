@@ -41,9 +41,7 @@ def run(args: argparse.Namespace) -> int:
     ks = parse_depths(args.recall_at)
     atlas = open_model(args)
     examples = load_data(args, atlas)
-    evaluation = measure(
-        atlas, examples, ks=ks, answers=not args.retrieval_only, bsz=args.bsz
-    )
+    evaluation = measure(atlas, examples, ks=ks, answers=not args.retrieval_only, bsz=args.bsz)
     if args.predictions:
         write_predictions(args.predictions, evaluation.records)
     if args.json:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
 
 from atlas_lm.cli.common import (
     add_json_argument,
@@ -10,8 +18,9 @@ from atlas_lm.cli.common import (
     open_retriever,
     print_json,
 )
-from atlas_lm.index import Fingerprint, build, index_info
+from atlas_lm.index import Fingerprint, build, read_manifest
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.retriever import EmbeddingReport
 from atlas_lm.runtime.logs import notice, warn
 
 HELP = "Build an exact index over passages, or show what an index holds."
@@ -47,3 +56,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build or show."""
     return _build(args) if args.verb == "build" else _info(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    store = PassageStore.open([Path(path) for path in args.passages])
+    retriever = open_retriever(args)
+    report = EmbeddingReport()
+    embed = partial(
+        retriever.embed_corpus,
+        batch_tokens=args.batch_tokens,
+        autocast=torch.bfloat16 if args.bf16 else None,
+        report=report,
+    )
+    build(
+        store,
+        embed,
+        args.out,
+        fingerprint=Fingerprint(**retriever.fingerprint(store.fingerprint)),
+        dtype=_DTYPES[args.dtype],
+        copy_passages=args.copy_passages,
+    )
+    if report.truncated:
+        limit = retriever.settings.passage_maxlength
+        warn(
+            f"{report.truncated:,} passages are longer than {limit} tokens and lost their end; "
+            "raise --passage-maxlength or split them"
+        )
+    if args.json:
+        print_json({"index": args.out, "truncated": report.truncated, **_described(args.out)})
+    else:
+        notice(f"{len(store):,} passages in {args.out}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    described = _described(args.index)
+    if args.json:
+        print_json(described)
+        return 0
+    table = Table("field", "value", title=args.index)
+    for name, value in described.items():
+        table.add_row(name, _readable(value))
+    Console().print(table)
+    return 0
+
+
+def _described(path: str) -> dict[str, Any]:
+    return dataclasses.asdict(read_manifest(path))
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {inner}" for name, inner in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

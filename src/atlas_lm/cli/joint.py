@@ -67,9 +67,7 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
 def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
     """Embed every passage with the model's passage encoder into a new index at ``path``."""
     retriever = atlas.trained_retriever
-    build(
-        store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step
-    )
+    build(store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step)
 
 
 def training_examples(config: RunConfig, task: TaskConfig) -> list[Example]:

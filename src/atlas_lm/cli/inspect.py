@@ -1,0 +1,122 @@
+"""``atlas-lm inspect``: what a directory made by atlas-lm is and holds."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.index import read_manifest
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import read_json
+
+HELP = "Show what a run, a checkpoint, a model, an index or a benchmark directory holds."
+EXAMPLE = "atlas-lm inspect runs/quickstart"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the directory."""
+    parser.add_argument("path", metavar="DIR")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspect."""
+    described = describe(Path(args.path))
+    if args.json:
+        print_json(described)
+        return 0
+    table = Table("field", "value", title=f"{args.path}: {described['kind']}")
+    for name, value in flat(described).items():
+        if name != "kind":
+            table.add_row(name, str(value))
+    Console().print(table)
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what is known of a directory, from its own files, without loading weights.
+
+    Raises:
+        InputError: it is not a directory that atlas-lm makes.
+    """
+    if not path.is_dir():
+        raise InputError(
+            f"{path}: no such directory; give a run, a model, a checkpoint or an index"
+        )
+    for name, kind, reader in _KINDS:
+        if (path / name).is_file():
+            return {"kind": kind, **reader(path)}
+    raise InputError(
+        f"{path}: holds none of {', '.join(name for name, _, _ in _KINDS)}; "
+        "give a run, a model, a checkpoint or an index made by atlas-lm"
+    )
+
+
+def _model(path: Path) -> dict[str, Any]:
+    parts = {
+        part.name: _weights(part) for part in (path / "reader", path / "retriever") if part.is_dir()
+    }
+    return {**read_json(path / "atlas.json", what="a model"), "halves": parts}
+
+
+def _weights(path: Path) -> dict[str, Any]:
+    files = sorted(path.rglob("*.safetensors"))
+    settings = [file for file in path.glob("*.json") if file.name in _SETTINGS]
+    return {
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
+        "settings": {k: v for f in settings for k, v in read_json(f, what="settings").items()},
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    state = read_json(path / "state.json", what="a training checkpoint")
+    return {name: value for name, value in state.items() if name != "random"}
+
+
+def _run(path: Path) -> dict[str, Any]:
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    latest: dict[str, Any] = {}
+    for row in rows:
+        latest |= row
+    return {
+        "first_step": rows[0]["step"] if rows else None,
+        "lines": len(rows),
+        "latest": latest,
+        "checkpoints": sorted(part.name for part in (path / "checkpoints").glob("step-*")),
+        "model": str(path / "model") if (path / "model").is_dir() else None,
+    }
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest = read_json(path / "manifest.json", what="a manifest")
+    if manifest.get("kind") == "minipedia":
+        return {"benchmark": "minipedia", "counts": manifest["counts"]}
+    return {"index": dataclasses.asdict(read_manifest(path))}
+
+
+_SETTINGS = ("reader.json", "bi_encoder.json")
+_KINDS: tuple[tuple[str, str, Callable[[Path], dict[str, Any]]], ...] = (
+    ("atlas.json", "model", _model),
+    ("state.json", "checkpoint", _checkpoint),
+    ("metrics.jsonl", "run", _run),
+    ("manifest.json", "manifest", _manifest),
+)
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

