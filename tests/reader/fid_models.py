@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+    T5GemmaModuleConfig,
     UMT5Config,
     UMT5ForConditionalGeneration,
 )
@@ -34,7 +38,7 @@ SHAPE = {
     "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
 }
-KINDS = ("t5", "t5_v11", "mt5", "umt5")
+KINDS = ("t5", "t5_v11", "mt5", "umt5", "t5gemma")
 
 QUERIES = ["question: who built the mill? answer:", "question: where is the cat? answer:"]
 TARGETS = ["<extra_id_0> the river", "<extra_id_0> in the old barn near the bridge"]
@@ -64,6 +68,8 @@ def tiny_model(kind: str = "t5_v11", *, seed: int = 0) -> Any:
         model = MT5ForConditionalGeneration(MT5Config(**SHAPE))
     elif kind == "umt5":
         model = UMT5ForConditionalGeneration(UMT5Config(**SHAPE))
+    elif kind == "t5gemma":
+        model = _tiny_gemma()
     elif kind == "t5_v11":
         config = T5Config(**SHAPE, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
         model = T5ForConditionalGeneration(config)
@@ -74,6 +80,35 @@ def tiny_model(kind: str = "t5_v11", *, seed: int = 0) -> Any:
     if kind == "t5_v11":
         model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight) * 0.3)
     return model.eval()
+
+
+def _tiny_gemma() -> Any:
+    """Grouped queries, capped scores, sliding windows, a start token that is no pad."""
+    part = T5GemmaModuleConfig(
+        vocab_size=1120,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=64,
+        attn_logit_softcapping=5.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    config = T5GemmaConfig(
+        encoder=part,
+        decoder=copy.deepcopy(part),
+        dropout_rate=0.0,
+        vocab_size=1120,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    return T5GemmaForConditionalGeneration(config)
 
 
 def tiny_reader(kind: str = "t5_v11", **settings: Any) -> FiDReader:

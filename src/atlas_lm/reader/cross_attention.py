@@ -150,12 +150,13 @@ def shared_attention(model: Any) -> Iterator[None]:
 def attend(
     module: Any,
     query: Float[Tensor, "rows heads length head_dim"],
-    key: Float[Tensor, "memories heads source head_dim"],
-    value: Float[Tensor, "memories heads source head_dim"],
+    key: Float[Tensor, "memories key_heads source head_dim"],
+    value: Float[Tensor, "memories key_heads source head_dim"],
     attention_mask: Float[Tensor, "rows 1 #length source"] | None,
     *,
     scaling: float = 1.0,
     position_bias: Float[Tensor, "1 heads length source"] | None = None,
+    softcap: float | None = None,
     attention_recorder: Any = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "rows length heads head_dim"], None]:
@@ -177,26 +178,32 @@ def attend(
     if mask is not None:
         mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
         mask = fold(mask.expand(-1, -1, length, -1).contiguous()) if group > 1 else mask
-    if attention_recorder is not None and not module.is_causal:
-        output = _recorded(fold(query), key, value, mask, scaling, attention_recorder)
-    else:
+    if key.shape[1] != query.shape[1]:
+        key, value = (
+            heads.repeat_interleave(query.shape[1] // key.shape[1], 1) for heads in (key, value)
+        )
+    recorder = None if module.is_causal else attention_recorder
+    if recorder is None and softcap is None:
         output = torch.nn.functional.scaled_dot_product_attention(
             fold(query), key, value, attn_mask=mask, scale=scaling
         )
+    else:
+        probability = _probability(fold(query) * scaling, key, mask, softcap)
+        output = probability @ value
+        if recorder is not None:
+            recorder.record(probability, value)
     output = output.view(memories, -1, group, length, value.shape[3])
     return output.permute(0, 2, 3, 1, 4).flatten(0, 1).contiguous(), None
 
 
-def _recorded(
-    query: Float[Tensor, "bsz heads length head_dim"],
-    key: Float[Tensor, "bsz heads source head_dim"],
-    value: Float[Tensor, "bsz heads source head_dim"],
-    mask: Float[Tensor, "bsz 1 #length source"] | None,
-    scaling: float,
-    recorder: Any,
-) -> Float[Tensor, "bsz heads length head_dim"]:
-    """Attention by explicit softmax, whose probabilities the recorder sees."""
-    scores = query @ key.transpose(2, 3) * scaling
-    probability = (scores if mask is None else scores + mask).softmax(dim=-1)
-    recorder.record(probability, value)
-    return probability.to(value.dtype) @ value
+def _probability(
+    query: Float[Tensor, "memories heads length head_dim"],
+    key: Float[Tensor, "memories heads source head_dim"],
+    mask: Float[Tensor, "memories #heads #length source"] | None,
+    softcap: float | None,
+) -> Float[Tensor, "memories heads length source"]:
+    """Explicit softmax attention, for what must see the probabilities or bend the scores."""
+    scores = query @ key.transpose(2, 3)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return (scores if mask is None else scores + mask).softmax(dim=-1).to(key.dtype)

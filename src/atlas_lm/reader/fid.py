@@ -17,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
+from atlas_lm.reader.dropout import dropout_is_active, set_dropout
 from atlas_lm.reader.generation import generate_answers, left_padded
 from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
 from atlas_lm.reader.likelihood import (
@@ -42,7 +43,7 @@ from atlas_lm.types import (
     Tokens,
 )
 
-MODEL_TYPES = ("t5", "mt5", "umt5")
+MODEL_TYPES = ("t5", "mt5", "umt5", "t5gemma")
 """Encoder-decoders whose stock decoder can be read this way."""
 
 Target = Sequence[str] | Tokens
@@ -191,7 +192,7 @@ class FiDReader(nn.Module):
         _check_open_book(inputs, measure)
         kept = inputs.first(n_context)
         shared = bool(measure) and kept.n_context == inputs.n_context
-        shared = shared and not self.dropout_is_active
+        shared = shared and not dropout_is_active(self.model)
         cache = empty_cache() if shared and not self._checkpoints else None
         packed = self.encode(kept)
         loss = _token_loss(self.logits(packed, tokens, cache=cache), tokens)
@@ -258,39 +259,18 @@ class FiDReader(nn.Module):
         enable({"use_reentrant": False})
 
     def set_dropout(self, p: float) -> None:
-        """Set every dropout probability, in the modules and in the configuration saved with them.
+        """Set every dropout probability, here and in the configuration saved with the model.
 
         Raises:
             InputError: ``p`` is not in [0, 1).
         """
-        if not 0.0 <= p < 1.0:
-            raise InputError(f"dropout={p}: expected a probability in [0, 1)")
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = p
-            elif isinstance(getattr(module, "dropout", None), int | float):
-                module.dropout = p
-        for config in (
-            self.model.config,
-            self.model.get_encoder().config,
-            self.model.get_decoder().config,
-        ):
-            config.dropout_rate = p
+        set_dropout(self.model, p)
 
     @property
     def _checkpoints(self) -> bool:
         return any(
             getattr(part, "gradient_checkpointing", False) and part.training
             for part in self.model.modules()
-        )
-
-    @property
-    def dropout_is_active(self) -> bool:
-        """Whether a forward pass now would be random."""
-        return any(
-            module.training and module.p > 0
-            for module in self.model.modules()
-            if isinstance(module, nn.Dropout)
         )
 
 

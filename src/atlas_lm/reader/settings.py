@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from atlas_lm.runtime.files import read_json, write_json
 
 SETTINGS_FILE = "reader.json"
 """The settings' file in a reader's directory."""
+CHOICES = {"kind": ("fid", "causal"), "reading": ("one_prompt", "fused")}
+"""Fields with a fixed set of values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,7 @@ class ReaderSettings:
         for name in ("text_maxlength", "target_maxlength", "encoder_chunks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        for name, choices in (("kind", ("fid", "causal")), ("reading", ("one_prompt", "fused"))):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}"
-                )
+        _check_choices({name: getattr(self, name) for name in CHOICES})
         _check_format("encoder_format", self.encoder_format, {"query", "title", "text"})
         _check_format("encoder_format_untitled", self.encoder_format_untitled, {"query", "text"})
 
@@ -77,9 +76,16 @@ class ReaderSettings:
             if type(value) is not expected:
                 raise InputError(f"{place}: {name}={value!r} must be of type {expected.__name__}")
         try:
+            _check_choices(values)
             return cls(**values)
         except InputError as error:
             raise InputError(f"{place}: {error}") from error
+
+
+def _check_choices(values: Mapping[str, Any]) -> None:
+    for name, choices in CHOICES.items():
+        if values.get(name, choices[0]) not in choices:
+            raise InputError(f"{name}={values[name]!r} must be one of {', '.join(choices)}")
 
 
 def _check_format(name: str, template: str, known: set[str]) -> None:
