@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     making.add_argument("--device", default="cpu")
     making.add_argument("--bf16", action="store_true", help="encode under bf16 autocast")
-    making.add_argument("--batch-tokens", type=int, default=8192, metavar="N")
+    making.add_argument("--batch-tokens", type=int, metavar="N")
     making.add_argument(
         "--copy-passages", action="store_true", help="keep a copy of the text in the index"
     )
