@@ -229,7 +229,7 @@ class BiEncoder(nn.Module):
         """Set the probability of every dropout of the encoders, attention's too; not saved."""
         set_dropout_(self.towers, p)
 
-    def fingerprint(self, corpus: str) -> dict[str, str | int]:
+    def fingerprint(self, corpus: str) -> dict[str, Any]:
         """Return what an index over ``corpus`` (its fingerprint) by the passage encoder carries.
 
         Equal fingerprints mean equal passage embeddings.
