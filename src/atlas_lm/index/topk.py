@@ -37,10 +37,10 @@ class RunningTopk:
         The first chunk holds at least ``topk`` rows; ``rows`` is a multiple of `BLOCK`.
         """
         bsz, topk = self._scores.shape
-        floor = self._scores[:, -1]
-        if not self._started:
-            floor = scores.T.topk(topk, dim=1).values[:, -1].nextafter(floor)  # ties are candidates
-        query, row, value = _above(scores, floor)
+        if self._started:
+            query, row, value = _above(scores, self._scores[:, -1])
+        else:
+            query, row, value = _best(scores, topk)
         self._pending.append((query, row + first_row, value))
         self._n_pending += len(query)
         if not self._started or self._n_pending > bsz * topk // 2:
@@ -83,3 +83,13 @@ def _above(
     values = blocks[block, :, query]
     place, offset = (values > floor[query, None]).nonzero(as_tuple=True)
     return query[place], block[place] * BLOCK + offset, values[place, offset]
+
+
+def _best(
+    scores: Float[Tensor, "rows bsz"], topk: int
+) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Float[Tensor, "n"]]:
+    """Return query, row and score of each query's ``topk`` best scores and all that equal them."""
+    by_query = scores.T.contiguous()
+    floor = by_query.topk(topk, dim=1).values[:, -1:]
+    query, row = (by_query >= floor).nonzero(as_tuple=True)
+    return query, row, by_query[query, row]
