@@ -112,7 +112,7 @@ def open_model(args: argparse.Namespace) -> Atlas:
     else:
         raise InputError("give --model DIR, or --reader NAME with --retriever NAME")
     config = _changed(atlas.config, args)
-    kind = atlas.trained_reader.settings.kind
+    kind = atlas.reader.settings.kind
     atlas = atlas.with_config(dataclasses.replace(config, task=_task(args, config.task, kind)))
     atlas.to(args.device)
     if getattr(args, "index", None) is not None:
