@@ -97,18 +97,33 @@ def test_slice_of_a_batch_is_a_batch_of_slices(reading):
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_read_gives_loss_and_signals(reading):
+@pytest.mark.parametrize("n_context", [2, 3])
+@pytest.mark.parametrize("measure", [ALL, frozenset(), frozenset({"leave_one_out"})])
+@pytest.mark.parametrize("hindrance", ["none", "dropout", "checkpointing"])
+def test_read_gives_loss_and_signals(reading, n_context, measure, hindrance):
     reader = toy_reader(reading=reading).train()
-    inputs = reader.collate(QUERY, PASSAGES)
-    reading_ = reader.read(inputs, TARGET, n_context=2, measure=ALL)
-    torch.testing.assert_close(reading_.loss.total, reader.loss(inputs.first(2), TARGET).total)
-    expected = reader.signals(inputs, TARGET, ALL)
+    expected = reader.signals(inputs := reader.collate(QUERY, PASSAGES), TARGET, measure)
+    loss = reader.loss(inputs.first(n_context), TARGET).total
+    if hindrance == "checkpointing":
+        reader.enable_gradient_checkpointing()
+    if hindrance == "dropout":
+        for layer in reader.model.model.layers:
+            layer.self_attn.attention_dropout = 0.5
+    actual = reader.read(inputs, TARGET, n_context=n_context, measure=measure)
     for field in dataclasses.fields(expected):
         torch.testing.assert_close(
-            getattr(reading_.signals, field.name), getattr(expected, field.name)
+            getattr(actual.signals, field.name), getattr(expected, field.name)
         )
     assert reader.model.training
-    reading_.loss.total.backward()
+    if hindrance == "dropout":
+        assert not torch.allclose(actual.loss.total, loss)
+        return
+    torch.testing.assert_close(actual.loss.total, loss)
+    weight = reader.model.model.layers[0].mlp.up_proj.weight
+    actual.loss.total.backward()
+    shared, weight.grad = weight.grad, None
+    loss.backward()
+    torch.testing.assert_close(shared, weight.grad)
 
 
 def test_temperature_divides_the_logits():

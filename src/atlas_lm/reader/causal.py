@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from atlas_lm.reader import causal_attention, causal_loading
 from atlas_lm.reader.causal_forward import CausalForward, Rows, token_log_likelihood
 from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
+from atlas_lm.reader.causal_signals import is_random, measured, read_once
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.types import (
@@ -51,6 +51,7 @@ class CausalReader(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings or CausalSettings()
         self.wording = Wording(tokenizer, self.settings)
+        self._checkpointing = False
         _freeze_below(model, self.settings.trainable_layers)
 
     @classmethod
@@ -91,6 +92,7 @@ class CausalReader(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
+        self._checkpointing = True
         # transformers 5.2x renames the method and warns under the old name.
         renamed = getattr(self.model, "activation_checkpointing_enable", None)
         (renamed or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -126,13 +128,7 @@ class CausalReader(nn.Module):
         """
         rows = self._rows(inputs, target)
         with torch.no_grad(), evaluating(self):
-            forward = self._forward()
-            prefix = forward.cached_prefix()
-            alone, without = _likelihoods(forward, rows, measure, prefix, logit_temperature)
-            mass = None
-            if "attention_mass" in measure:
-                mass = forward.attention_mass(rows, prefix)
-        return ReaderSignals(rows.target.mask, alone, without, mass)
+            return measured(self._forward(), rows, measure, temperature=logit_temperature)
 
     def read(
         self,
@@ -143,7 +139,20 @@ class CausalReader(nn.Module):
         measure: frozenset[Signal],
         logit_temperature: float = 1.0,
     ) -> Reading:
-        """Return `loss` over the first ``n_context`` passages and `signals` over all of them."""
+        """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
+
+        One forward pass serves both where that changes no number: without active dropout, and
+        without gradient checkpointing, which keeps no keys and values.
+        """
+        recomputed = self.model.training and self._checkpointing
+        if not (is_random(self.model) or recomputed) and 0 < n_context <= inputs.n_context:
+            return read_once(
+                self._forward(),
+                self._rows(inputs, target),
+                measure,
+                n_context=n_context,
+                temperature=logit_temperature,
+            )
         loss = self.loss(inputs.first(n_context), target)
         signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
         return Reading(loss, signals)
@@ -192,26 +201,6 @@ class CausalReader(nn.Module):
         prefix = torch.tensor(self.wording.prefix, dtype=torch.int64, device=self.device)
         settings = self.settings
         return CausalForward(self.model, prefix, settings.reading, settings.tokens_per_forward)
-
-
-def _likelihoods(
-    forward: CausalForward,
-    rows: Rows,
-    measure: frozenset[Signal],
-    prefix: DynamicCache | None,
-    temperature: float,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return ``passage_log_likelihood`` and ``leave_one_out``, each None unless asked for."""
-    alone = without = None
-    shape = (len(rows), rows.passages.ids.shape[1], rows.target.ids.shape[1])
-    if "passage_log_likelihood" in measure:
-        single = rows.single_passages()
-        alone = forward.log_likelihood(
-            single, single.all_passages(), prefix, temperature=temperature
-        ).view(shape)
-    if "leave_one_out" in measure:
-        without = forward.leave_one_out(rows, prefix, temperature=temperature).view(shape)
-    return alone, without
 
 
 def _freeze_below(model: Any, trainable_layers: int | None) -> None:

@@ -43,6 +43,7 @@ class PassageRecorder:
         scaling: float,
     ) -> None:
         """Add one layer: summed over the target's tokens, averaged over heads."""
+        query, key, value = query.detach(), key.detach(), value.detach()
         groups = query.shape[1] // key.shape[1]
         asking = query[:, :, self._columns].float()
         score = asking @ key.float().repeat_interleave(groups, 1).transpose(2, 3) * scaling

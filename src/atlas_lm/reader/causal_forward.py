@@ -34,6 +34,14 @@ class Rows:
         """Return some of the rows, cut to the longest passage, question and target among them."""
         return Rows(*(_select(part, rows) for part in (self.passages, self.query, self.target)))
 
+    def first(self, n_context: int) -> Rows:
+        """Return the same rows with their best ``n_context`` passages."""
+        return self._with_passages(slice(None, n_context))
+
+    def after(self, n_context: int) -> Rows:
+        """Return the same rows with the passages that `first` leaves out."""
+        return self._with_passages(slice(n_context, None))
+
     def single_passages(self) -> Rows:
         """Return one row for each passage: ``rows * n_context`` of them, each with one passage."""
         n_context = self.passages.ids.shape[1]
@@ -51,6 +59,10 @@ class Rows:
             self.passages.ids[:, others].flatten(0, 1), self.passages.mask[:, others].flatten(0, 1)
         )
         return Rows(passages, _repeat(self.query, n_context), _repeat(self.target, n_context))
+
+    def _with_passages(self, which: slice) -> Rows:
+        passages = Tokens(self.passages.ids[:, which], self.passages.mask[:, which])
+        return Rows(passages, self.query, self.target)
 
     def all_passages(self) -> Bool[Tensor, "1 n_context"]:
         """Return the copies of a single copy that sees every passage."""
@@ -70,7 +82,7 @@ class CausalForward:
     ) -> None:
         self._model = model
         self._prefix = prefix
-        self._reading = reading
+        self.reading = reading
         self._tokens_per_forward = tokens_per_forward
 
     def cached_prefix(self) -> DynamicCache | None:
@@ -81,7 +93,12 @@ class CausalForward:
         return out.past_key_values
 
     def lay_out(
-        self, rows: Rows, copies: Bool[Tensor, "copies n_context"], *, prefix_cached: bool = False
+        self,
+        rows: Rows,
+        copies: Bool[Tensor, "copies n_context"],
+        *,
+        prefix_cached: bool = False,
+        behind: Layout | None = None,
     ) -> Layout:
         """Return the layout of rows under this reading."""
         return lay_out(
@@ -90,8 +107,9 @@ class CausalForward:
             rows.query,
             rows.target,
             copies,
-            reading=self._reading,
+            reading=self.reading,
             prefix_cached=prefix_cached,
+            behind=behind,
         )
 
     def logits(
@@ -139,7 +157,7 @@ class CausalForward:
 
         Fused, the passages are encoded once and every copy of the question sees all but one.
         """
-        if self._reading == "fused":
+        if self.reading == "fused":
             everything = torch.eye(rows.passages.ids.shape[1], dtype=torch.bool)
             copies = ~everything.to(rows.query.ids.device)
             return self.log_likelihood(rows, copies, prefix, temperature=temperature)
@@ -215,6 +233,14 @@ class _Continuation:
         )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+
+def detached(cache: DynamicCache) -> DynamicCache:
+    """Return the same keys and values without their gradient."""
+    copy = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        copy.update(layer.keys.detach(), layer.values.detach(), index)
+    return copy
 
 
 def expanded(cache: DynamicCache | None, rows: int) -> DynamicCache | None:

@@ -55,6 +55,7 @@ def lay_out(
     *,
     reading: Literal["one_prompt", "fused"],
     prefix_cached: bool = False,
+    behind: Layout | None = None,
 ) -> Layout:
     """Return the layout in which copy c of question and target sees the passages ``copies[c]``.
 
@@ -62,7 +63,9 @@ def lay_out(
     prompt every passage sees those before it, so every copy must see all of them. Fused, passages
     see the prefix alone and share their positions; a copy stands behind the longest passage it
     sees. The last token of the target is not fed: nothing is predicted from it. With
-    ``prefix_cached`` the prefix is not fed either, only seen.
+    ``prefix_cached`` the prefix is not fed either, only seen; ``behind`` a layout of one copy whose
+    keys and values are cached, the passages are not fed either, and the copies here do not see the
+    one there.
     """
     bsz, n_context, _ = passages.ids.shape
     lengths = passages.mask.sum(-1)
@@ -72,18 +75,28 @@ def lay_out(
     else:
         starts = torch.full_like(lengths, prefix.numel())
         ends = prefix.numel() + _longest_seen(lengths, copies)
-    context = _context(prefix, passages, starts, with_prefix=not prefix_cached)
-    tail, n_scored = _copies(query, target, ends, n_context)
-    ids, positions, segments = (torch.cat(parts, 1) for parts in zip(context, tail, strict=True))
-    if prefix_cached:
-        cached = torch.full((bsz, prefix.numel()), PREFIX, device=ids.device)
-        segments = torch.cat([cached, segments], 1)
-    first = context[0].shape[1]
-    width = tail[0].shape[1] // len(copies)
-    block = torch.arange(width - n_scored, width, device=ids.device)
-    offsets = first + width * torch.arange(len(copies), device=ids.device)
+    parts = _copies(query, target, ends, 1 + n_context + (behind is not None))
+    if behind is not None:
+        cached = behind.segments
+        copies = torch.cat([torch.ones_like(copies[:1]), copies])
+    else:
+        cached = prefix.new_full((bsz, prefix.numel() * prefix_cached), PREFIX)
+        context = _context(prefix, passages, starts, with_prefix=not prefix_cached)
+        parts = [torch.cat(pair, 1) for pair in zip(context, parts, strict=True)]
+    ids, positions, segments = parts
+    segments = torch.cat([cached, segments], 1)
     mask = _mask(segments, _visible(copies, reading), ids.shape[1])
-    return Layout(ids, positions, segments, mask, (offsets[:, None] + block).flatten())
+    return Layout(ids, positions, segments, mask, _scored(ids, query, target, ends.shape[1]))
+
+
+def _scored(
+    ids: Int64[Tensor, "bsz length"], query: Tokens, target: Tokens, n_copies: int
+) -> Int64[Tensor, "scored"]:
+    """Return the columns that predict the target, in the copies at the end of ``ids``."""
+    n_scored = target.ids.shape[1]
+    width = query.ids.shape[1] + n_scored - 1
+    ends = ids.shape[1] - width * torch.arange(n_copies - 1, -1, -1, device=ids.device)
+    return (ends[:, None] + torch.arange(-n_scored, 0, device=ids.device)).flatten()
 
 
 def _longest_seen(
@@ -100,7 +113,7 @@ def _context(
     starts: Int64[Tensor, "bsz n_context"],
     *,
     with_prefix: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     """Return ids, positions and segments of prefix and passages, pads moved to the right."""
     bsz, n_context, length = passages.ids.shape
     device = prefix.device
@@ -117,13 +130,13 @@ def _context(
             torch.cat([head.expand(bsz, -1), part], 1)
             for head, part in zip(before, parts, strict=True)
         ]
-    return parts[0], parts[1], parts[2]
+    return parts
 
 
 def _copies(
-    query: Tokens, target: Tokens, ends: Int64[Tensor, "bsz copies"], n_context: int
-) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
-    """Return ids, positions and segments of every copy, and how many columns of each are scored.
+    query: Tokens, target: Tokens, ends: Int64[Tensor, "bsz copies"], first_segment: int
+) -> list[Tensor]:
+    """Return ids, positions and segments of every copy.
 
     The question's pads stand before it, the target's behind it.
     """
@@ -135,9 +148,9 @@ def _copies(
     real = torch.cat([index >= 0, target.mask[:, :-1]], 1)
     steps = torch.arange(ids.shape[1], device=ends.device) - (length - asked)
     positions = (ends[..., None] + steps.clamp_min(0)[:, None]).flatten(1)
-    segments = 1 + n_context + torch.arange(n_copies, device=ends.device)
+    segments = first_segment + torch.arange(n_copies, device=ends.device)
     segments = torch.where(real[:, None], segments[:, None], PAD).flatten(1)
-    return (ids.repeat(1, n_copies), positions, segments), target.ids.shape[1]
+    return [ids.repeat(1, n_copies), positions, segments]
 
 
 def _visible(

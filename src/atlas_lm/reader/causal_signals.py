@@ -1,0 +1,123 @@
+"""What a decoder-only reader makes of each passage: on its own, or by the way of its training loss.
+
+Where nothing is random, the forward pass of the loss also serves the signals: read apart and fused,
+its passages' keys and values are those that a question seeing one of them (PDist), or all but one
+(LOOP), needs; and the attention mass is recorded as it goes by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from atlas_lm.reader.causal_attention import PassageRecorder
+from atlas_lm.reader.causal_forward import CausalForward, Rows, detached, token_log_likelihood
+from atlas_lm.reader.causal_layout import Layout
+from atlas_lm.types import ReaderSignals, Reading, Signal, TokenLoss
+
+
+def measured(
+    forward: CausalForward, rows: Rows, measure: frozenset[Signal], *, temperature: float
+) -> ReaderSignals:
+    """Return the signals asked for, by forward passes of their own."""
+    prefix = forward.cached_prefix() if measure else None
+    alone = without = mass = None
+    if "passage_log_likelihood" in measure:
+        alone = _alone(forward, rows, prefix, temperature)
+    if "leave_one_out" in measure:
+        without = forward.leave_one_out(rows, prefix, temperature=temperature)
+    if "attention_mass" in measure:
+        mass = forward.attention_mass(rows, prefix)
+    return ReaderSignals(rows.target.mask, alone, without, mass)
+
+
+def read_once(
+    forward: CausalForward,
+    rows: Rows,
+    measure: frozenset[Signal],
+    *,
+    n_context: int,
+    temperature: float,
+) -> Reading:
+    """Return the loss over the first ``n_context`` passages and the signals over all of them.
+
+    What the loss's forward pass cannot serve is measured by `measured`.
+    """
+    first = rows.first(n_context)
+    everything = n_context == rows.passages.ids.shape[1]
+    served = measure & _served(forward.reading, everything)
+    layout = forward.lay_out(first, first.all_passages())
+    cache = DynamicCache() if served & _LIKELIHOODS else None
+    recorder = PassageRecorder(layout, rows.target.mask, n_context)
+    options = {"passage_recorder": recorder} if "attention_mass" in served else {}
+    logits = forward.logits(layout, cache, **options)
+    loss = TokenLoss(-token_log_likelihood(logits, rows.target).sum(), int(rows.target.mask.sum()))
+    with torch.no_grad():
+        found: dict[str, Tensor] = {}
+        if cache is not None:
+            found = _behind(forward, first, layout, detached(cache), served, temperature)
+        if "passage_log_likelihood" in served and not everything:
+            rest = _alone(forward, rows.after(n_context), forward.cached_prefix(), temperature)
+            known = found["passage_log_likelihood"]
+            found["passage_log_likelihood"] = torch.cat([known, rest], 1)
+        if "attention_mass" in served:
+            found["attention_mass"] = recorder.mass()
+        other = measured(forward, rows, measure - served, temperature=temperature)
+    return Reading(loss, replace(other, **found))
+
+
+_LIKELIHOODS: frozenset[Signal] = frozenset({"passage_log_likelihood", "leave_one_out"})
+
+
+def _served(reading: str, everything: bool) -> frozenset[Signal]:
+    """Return the signals that the loss's forward pass serves; ``everything``: it reads them all."""
+    served: set[Signal] = {"attention_mass"} if everything else set()
+    if reading == "fused":
+        served |= _LIKELIHOODS if everything else {"passage_log_likelihood"}
+    return frozenset(served)
+
+
+def is_random(model: nn.Module) -> bool:
+    """Return whether two forward passes may differ: dropout is active somewhere."""
+    if not model.training:
+        return False
+    rates = (
+        getattr(part, "p", 0.0)
+        if isinstance(part, nn.Dropout)
+        else getattr(part, "attention_dropout", 0.0)
+        for part in model.modules()
+    )
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def _alone(
+    forward: CausalForward, rows: Rows, prefix: DynamicCache | None, temperature: float
+) -> Float[Tensor, "rows n_context length"]:
+    """Return log p of every target token with one passage at a time."""
+    single = rows.single_passages()
+    flat = forward.log_likelihood(single, single.all_passages(), prefix, temperature=temperature)
+    return flat.view(len(rows), -1, flat.shape[-1])
+
+
+def _behind(
+    forward: CausalForward,
+    rows: Rows,
+    layout: Layout,
+    cache: DynamicCache,
+    measure: frozenset[Signal],
+    temperature: float,
+) -> dict[str, Tensor]:
+    """Return the likelihoods asked for, by questions alone: the passages' cache is at hand."""
+    n_context = rows.passages.ids.shape[1]
+    own = torch.eye(n_context, dtype=torch.bool, device=rows.query.ids.device)
+    views = {"passage_log_likelihood": own, "leave_one_out": ~own}
+    asked = [name for name in views if name in measure]
+    copies = torch.cat([views[name] for name in asked])
+    logits = forward.logits(forward.lay_out(rows, copies, behind=layout), cache) / temperature
+    flat = token_log_likelihood(logits, rows.target, len(copies))
+    parts = flat.view(len(rows), len(asked), n_context, -1)
+    return {name: parts[:, i] for i, name in enumerate(asked)}
