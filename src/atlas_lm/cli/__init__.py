@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     try:
         parser, module = build_parser(verb)
+        _hide_library_progress()
         return int(module.run(parser.parse_args(arguments[1:])))
     except InputError as error:
         return _complain(str(error))
@@ -89,6 +90,13 @@ def _overview() -> str:
 def _complain(message: str) -> int:
     print(f"atlas-lm: {message}", file=sys.stderr)
     return 2
+
+
+def _hide_library_progress() -> None:
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
 
 def _quiet_libraries() -> None:

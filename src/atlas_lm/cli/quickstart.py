@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Run it."""
     out = Path(args.out)
     if args.tiny:
-        from atlas_lm.cli.tiny import run_tiny
+        from atlas_lm.cli.quickstart_tiny import run_tiny
 
         return run_tiny(args)
     _make_room(out, force=args.force)

@@ -23,12 +23,12 @@ console = Console(stderr=True, highlight=False)
 
 def notice(message: str) -> None:
     """Print one line for the user on stderr."""
-    console.print(message, markup=False)
+    console.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Print one warning for the user on stderr."""
-    console.print(f"warning: {message}", style="yellow", markup=False)
+    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 def progress_bar(*, transient: bool = False) -> Progress:
