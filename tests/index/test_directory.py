@@ -130,7 +130,7 @@ def test_disk_full_while_writing(tmp_path, index, vectors, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "write_rows", full)
-        with pytest.raises(InputError, match=r"index: the disk is full: the index needs 0\.0 MB"):
+        with pytest.raises(InputError, match=r"index.*: the disk is full"):
             index.save(path)
     assert not path.exists()
     index.save(path)

@@ -241,6 +241,17 @@ def test_unwritable_cache_costs_a_warning(write, tmp_path, monkeypatch, capsys):
     assert "cannot cache line offsets" in capsys.readouterr().err
 
 
+def test_full_cache_disk_costs_a_warning(write, monkeypatch, capsys):
+    from atlas_lm.passages import sidecar
+
+    def full(*_: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(sidecar, "atomic_path", full)
+    assert PassageStore.open(write(RECORDS))[1].id == "b"
+    assert "the disk is full" in capsys.readouterr().err
+
+
 def test_reads_from_many_threads(write):
     store = PassageStore.open(write([{"id": str(n), "text": "x" * (n % 97)} for n in range(500)]))
     barrier = threading.Barrier(4)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from atlas_lm.index.threads import on_threads
 from atlas_lm.index.topk import BLOCK, RunningTopk
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
 
 CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 30}
-"""Memory for one chunk's widened vectors and scores: in cache on CPU, large launches on a GPU."""
+"""Memory for a thread's chunk, widened vectors and scores: in cache on CPU, large on a GPU."""
 MARGIN = 16
 """Rows found beyond ``topk`` and rescored, so that rounding cannot push a row out."""
+
+Found = tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]
 
 
 @torch.no_grad()
@@ -34,10 +38,7 @@ def exact_search(
     _check_queries(query, embeddings, topk)
     excluded = _excluded_pairs(exclude_rows, len(query), len(embeddings), topk)
     n_found = min(topk + MARGIN, len(embeddings))
-    found = RunningTopk(len(query), n_found, query.device)
-    if len(query):
-        _scan(embeddings, query, n_found, excluded.to(query.device), found)
-    scores, rows = _rescored(embeddings, query, *found.result())
+    scores, rows = _scan(embeddings, query, n_found, excluded.to(query.device))
     if not bool(torch.isfinite(scores[:, :topk]).all()):
         raise InputError("search: a score overflows float32; scale the embeddings down")
     return SearchResult(scores[:, :topk], rows[:, :topk])
@@ -71,33 +72,60 @@ def _scan(
     query: Float[Tensor, "bsz dim"],
     n_found: int,
     excluded: Int64[Tensor, "pairs 2"],
-    found: RunningTopk,
-) -> None:
-    """Score all rows, a chunk at a time, and hand the scores to ``found``."""
-    count, dim = embeddings.shape
-    size = _chunk_rows(embeddings, len(query), n_found)
-    wide = torch.empty((size, dim), device=query.device)
+) -> Found:
+    """Score all rows, a chunk at a time, on all threads; return the best, best first."""
+    threads = torch.get_num_threads() if query.device.type == "cpu" else 1
+    size = _chunk_rows(embeddings, len(query), n_found, threads)
+    starts = iter(range(0, len(embeddings), size))
+    taking = threading.Lock()
+
+    def take() -> int | None:
+        with taking:
+            return next(starts, None)
+
+    def scan_some() -> Found:
+        return _scan_chunks(embeddings, query, n_found, excluded, size, iter(take, None))
+
+    threads = min(threads, -(-len(embeddings) // size))
+    parts = on_threads(scan_some, threads) if threads > 1 else [scan_some()]
+    scores, rows = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    rows, by_row = torch.sort(rows, dim=1)
+    scores, best = torch.sort(scores.gather(1, by_row), dim=1, descending=True, stable=True)
+    return scores, rows.gather(1, best)
+
+
+def _scan_chunks(
+    embeddings: Float[Tensor, "n dim"],
+    query: Float[Tensor, "bsz dim"],
+    n_found: int,
+    excluded: Int64[Tensor, "pairs 2"],
+    size: int,
+    starts: Iterator[int],
+) -> Found:
+    """Return the best rows of the chunks that begin at ``starts`` (ascending), rescored."""
+    found = RunningTopk(len(query), n_found, query.device)
+    wide = torch.empty((size, embeddings.shape[1]), device=query.device)
     scores = torch.empty((size, len(query)), device=query.device)
-    for start in range(0, count, size):
+    for start in starts:
         chunk = embeddings[start : start + size]
         if chunk.dtype != torch.float32:
             chunk = wide[: len(chunk)].copy_(chunk)
         torch.mm(chunk, query.T, out=scores[: len(chunk)])
         scores[len(chunk) :] = -torch.inf
         if len(excluded):
-            low, high = torch.searchsorted(
-                excluded[:, 0].contiguous(), torch.tensor([start, start + size]).to(query.device)
-            ).tolist()
+            limits = torch.tensor([start, start + size], device=query.device)
+            low, high = torch.searchsorted(excluded[:, 0].contiguous(), limits).tolist()
             rows, queries = excluded[low:high].T
             scores[rows - start, queries] = -torch.inf
         found.add(scores, start)
+    return _rescored(embeddings, query, *found.result())
 
 
-def _chunk_rows(embeddings: Float[Tensor, "n dim"], bsz: int, n_found: int) -> int:
+def _chunk_rows(embeddings: Float[Tensor, "n dim"], bsz: int, n_found: int, threads: int) -> int:
     count, dim = embeddings.shape
     budget = CHUNK_BYTES.get(embeddings.device.type, CHUNK_BYTES["cuda"])
-    rows = max(budget // (4 * (dim + bsz)), n_found, BLOCK)
-    return -(-min(rows, count) // BLOCK) * BLOCK
+    rows = min(budget // (4 * (dim + bsz)), -(-count // threads))
+    return -(-max(rows, n_found, BLOCK) // BLOCK) * BLOCK
 
 
 def _rescored(
@@ -106,14 +134,11 @@ def _rescored(
     scores: Float[Tensor, "bsz n_found"],
     rows: Int64[Tensor, "bsz n_found"],
 ) -> tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]:
-    """Score the rows again in float64; -inf stays -inf. Best first, equal scores by row."""
+    """Score the rows again in float64, where they stand; -inf stays -inf."""
     exact = scores.clone()
     for one, (vector, its_rows) in enumerate(zip(query.double(), rows, strict=True)):
         exact[one] = (embeddings[its_rows].double() @ vector).float()
-    exact = torch.where(scores == -torch.inf, scores, exact)
-    rows, by_row = torch.sort(rows, dim=1)
-    exact, best = torch.sort(exact.gather(1, by_row), dim=1, descending=True, stable=True)
-    return exact, rows.gather(1, best)
+    return torch.where(scores == -torch.inf, scores, exact), rows
 
 
 def _excluded_pairs(

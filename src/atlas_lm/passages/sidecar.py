@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
 from atlas_lm.runtime.logs import warn
 from atlas_lm.runtime.settings import cache_dir
@@ -98,7 +99,7 @@ def save_layout(paths: Sequence[Path], layout: Layout, state: list[list[Any]]) -
             file.write(line.ljust(start - 1) + b"\n")
             for array in arrays:
                 array.tofile(file)
-    except OSError as error:
+    except (OSError, InputError) as error:
         warn(f"{cache_dir()}: cannot cache line offsets ({error}); set ATLAS_LM_CACHE")
 
 
