@@ -14,7 +14,7 @@ from atlas_lm.index.topk import BLOCK, RunningTopk
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
 
-CHUNK_BYTES = {"cpu": 12 << 20, "cuda": 1 << 30}
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 """Memory for a thread's chunk, widened vectors and scores: in cache on CPU, large on a GPU."""
 MARGIN = 16
 """Rows found beyond ``topk`` and rescored, so that rounding cannot push a row out."""

@@ -25,6 +25,7 @@ def on_threads(work: Callable[[], Result], count: int) -> list[Result]:
     ready = threading.Barrier(count + 1)
 
     def alone() -> Result:
+        torch.get_num_threads()  # takes the default now, or the first operation would take it
         torch.set_num_threads(1)
         ready.wait()
         with torch.no_grad():
