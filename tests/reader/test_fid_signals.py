@@ -49,7 +49,7 @@ def test_likelihoods_are_those_of_reading_the_passages_apart(kind: str) -> None:
 def mass_by_hand(reader: FiDReader, inputs: FiDInputs, target: Tokens) -> Tensor:
     """Attention of the stock eager model times the norms of its own value projection."""
     packed = reader.encode(inputs)
-    reader.model.set_attn_implementation("eager")
+    reader.model.decoder.set_attn_implementation("eager")
     output = reader.model(
         encoder_outputs=(packed.states,),
         attention_mask=packed.mask.long(),
@@ -171,7 +171,8 @@ def test_the_attention_implementation_is_restored() -> None:
     reader = tiny_reader()
     inputs, target = batch(reader)
     for name in ("eager", "sdpa"):
-        reader.model.set_attn_implementation(name)
+        reader.model.encoder.set_attn_implementation(name)
+        reader.model.decoder.set_attn_implementation(name)
         reader.signals(inputs, target, ALL)
         reader.generate(inputs, Generation(max_new_tokens=2, num_beams=2))
         assert reader.model.decoder.config._attn_implementation == name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,12 +12,21 @@ from atlas_lm.reader.packing import Layout
 
 
 class AttentionRecorder:
-    """Adds up attention x value norm over the target's tokens, layer by layer."""
+    """Adds up cross-attention x value norm over the target's tokens, layer by layer."""
 
-    def __init__(self, target_mask: Bool[Tensor, "bsz length"]) -> None:
+    def __init__(
+        self,
+        target_mask: Bool[Tensor, "bsz length"],
+        keys: Sequence[Float[Tensor, "bsz heads source head_dim"]],
+    ) -> None:
         self._target_mask = target_mask
+        self._keys = keys
         self._layers = 0
         self._total: Float[Tensor, "bsz source"] | None = None
+
+    def looks_for(self, key: Tensor) -> bool:
+        """Return whether these are cross-attention's keys; self-attention passes by as well."""
+        return any(key is known for known in self._keys)
 
     def record(
         self,

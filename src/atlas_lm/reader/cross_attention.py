@@ -162,13 +162,13 @@ def attend(
 ) -> tuple[Float[Tensor, "rows length heads head_dim"], None]:
     """Softmax attention of which ``rows / memories`` rows read one memory. Eval mode: no dropout.
 
-    Cross-attention is shown to ``attention_recorder``. T5's cross-attention has no position bias
-    (its module hands zeros over), so the bias is for self-attention only.
+    Attention over the keys that ``attention_recorder`` looks for is shown to it. Where rows share a
+    memory it is cross-attention, whose position bias is zero in every T5, and is left out.
     """
     memories, length = len(key), query.shape[2]
     group = len(query) // memories
     mask = attention_mask
-    if position_bias is not None and module.is_causal:
+    if position_bias is not None and group == 1:
         mask = position_bias if mask is None else mask + position_bias
 
     def fold(tensor: Tensor) -> Tensor:
@@ -178,11 +178,13 @@ def attend(
     if mask is not None:
         mask = mask.clamp(min=torch.finfo(query.dtype).min).to(query.dtype)
         mask = fold(mask.expand(-1, -1, length, -1).contiguous()) if group > 1 else mask
+    recorder = attention_recorder
+    if recorder is not None and not recorder.looks_for(key):
+        recorder = None
     if key.shape[1] != query.shape[1]:
         key, value = (
             heads.repeat_interleave(query.shape[1] // key.shape[1], 1) for heads in (key, value)
         )
-    recorder = None if module.is_causal else attention_recorder
     if recorder is None and softcap is None:
         output = torch.nn.functional.scaled_dot_product_attention(
             fold(query), key, value, attn_mask=mask, scale=scaling

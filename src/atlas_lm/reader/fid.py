@@ -64,6 +64,9 @@ class FiDReader(nn.Module):
         self.settings = settings or ReaderSettings()
         self.training = model.training
         _keep_untied(model)
+        if model.config.model_type == "t5gemma":  # only eager attention caps its scores
+            model.get_encoder().set_attn_implementation("eager")
+            model.get_decoder().set_attn_implementation("eager")
 
     @classmethod
     def from_pretrained(

@@ -150,7 +150,7 @@ def attention_mass(
     model: Any, memory: CrossMemory, target: Tokens
 ) -> Float[Tensor, "bsz n_context"]:
     """Return the cross-attention mass on each passage while the target is read."""
-    recorder = AttentionRecorder(target.mask)
+    recorder = AttentionRecorder(target.mask, memory.keys)
     decode(model, memory, labels_of(target), memory.mask, recorder=recorder)
     return recorder.by_passage(memory.layout)
 
