@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from atlas_lm.index import FlatIndex, open_index
 from atlas_lm.index.files import Fingerprint

@@ -24,6 +24,9 @@ VERBS = {
 }
 """Each module has ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args) -> int``."""
 
+WITH_SUBVERBS = {"index"}
+"""Verbs with verbs of their own; all others take options and words in any order."""
+
 SUMMARY = {
     "quickstart": "the main job on the embedded default: index, train both halves, compare, answer",
     "prepare": "make a benchmark's corpus and questions from the packages that ship them",
@@ -69,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser, module = build_parser(verb)
         _hide_library_progress()
-        return int(module.run(parser.parse_args(arguments[1:])))
+        parse = parser.parse_args if verb in WITH_SUBVERBS else parser.parse_intermixed_args
+        return int(module.run(parse(arguments[1:])))
     except InputError as error:
         return _complain(str(error))
     except KeyboardInterrupt:

@@ -33,8 +33,9 @@ class ObjectiveConfig:
     """Divides the gold scores before their softmax; without effect on sequence-level emdr2."""
     kl_reduction: Literal["sum", "mean"] = "sum"
     """KL over passages: the sum, or the original code's mean, 1/K of it. Not for emdr2."""
-    emdr2_marginal: Literal["sequence", "token"] = "sequence"
-    """Marginalise the whole target, or each token on its own as the original code does."""
+    emdr2_marginal: Literal["sequence", "token", "mean"] = "sequence"
+    """Marginalise the whole target, each token on its own as the original code does, or the target
+    with its log-likelihood per token divided by temperature_gold: long targets weigh no more."""
     adist_normaliser: Literal["none", "reference"] = "none"
     """Use the attention mass as it is, or on the scale of the original code."""
 
@@ -50,7 +51,7 @@ class ObjectiveConfig:
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"objective.{field}={value}: give a positive number, such as 0.1")
         _check_choice("kl_reduction", self.kl_reduction, ("sum", "mean"))
-        _check_choice("emdr2_marginal", self.emdr2_marginal, ("sequence", "token"))
+        _check_choice("emdr2_marginal", self.emdr2_marginal, ("sequence", "token", "mean"))
         _check_choice("adist_normaliser", self.adist_normaliser, ("none", "reference"))
 
     @property

@@ -2,6 +2,7 @@
 
 loss = -log Σ_k p_LM(a | q, d_k) · p_retr(k)                              "sequence", the default
 loss = -Σ_t log Σ_k p_LM(a_t | a_<t, q, d_k) · p_retr(k)                  "token"
+loss = -log Σ_k p_LM(a | q, d_k)^(1/(T · temperature_gold)) · p_retr(k)      "mean"
 
 p_LM carries no gradient; gold_k = log p_LM(a | q, d_k), the sum over the target's tokens.
 """
@@ -16,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlas_lm.objectives.config import ObjectiveConfig
-from atlas_lm.objectives.divergence import describe, log_distribution, required
+from atlas_lm.objectives.divergence import describe, log_distribution, required, target_tokens
 from atlas_lm.types import ReaderSignals, Signal
 
 
@@ -73,15 +74,15 @@ class EMDR2:
 
     def gold_distribution(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return softmax_k(log p_LM(a | q, d_k)): the posterior under a uniform prior."""
-        return log_distribution(self.gold_score(signals), 1.0).exp()
+        return log_distribution(self._log_weight(signals), 1.0).exp()
 
     def loss(
         self, retriever_score: Float[Tensor, "bsz n_context"], signals: ReaderSignals
     ) -> Float[Tensor, " bsz"]:
         """Return the negative log of the marginal likelihood of each query's target, in nats."""
         log_prob = log_distribution(retriever_score, self.config.temperature_score)
-        if self.config.emdr2_marginal == "sequence":
-            return sequence_marginal_loss(log_prob, self.gold_score(signals))
+        if self.config.emdr2_marginal != "token":
+            return sequence_marginal_loss(log_prob, self._log_weight(signals))
         log_likelihood = required(signals.passage_log_likelihood, self.needs)
         return token_marginal_loss(log_prob, log_likelihood, signals.target_mask)
 
@@ -91,5 +92,12 @@ class EMDR2:
         """Return ``kl``, ``entropy_gold`` and ``entropy_retriever``, summed over queries."""
         return describe(
             log_distribution(retriever_score.detach(), self.config.temperature_score),
-            log_distribution(self.gold_score(signals), 1.0),
+            log_distribution(self._log_weight(signals), 1.0),
         )
+
+    def _log_weight(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
+        """Return the logarithm of what each passage weighs in the marginal."""
+        score = self.gold_score(signals)
+        if self.config.emdr2_marginal == "mean":
+            score = score / target_tokens(signals.target_mask) / self.config.temperature_gold
+        return score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,11 +28,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with full_disk_explained(path):
+            yield temporary
+            _sync(temporary)
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -52,19 +54,41 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        temporary.chmod(0o755)
-        aside = temporary.with_suffix(".old")
-        if path.exists():
-            os.replace(path, aside)
-        os.replace(temporary, path)
-        _sync(path.parent)
-        shutil.rmtree(aside, ignore_errors=True)
+        with full_disk_explained(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            temporary.chmod(0o755)
+            aside = temporary.with_suffix(".old")
+            if path.exists():
+                os.replace(path, aside)
+            os.replace(temporary, path)
+            _sync(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """Turn "no space left" of Python or of safetensors into a message about ``path``.
+
+    Raises:
+        InputError: the disk was full.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        out_of_space = (errno.ENOSPC, errno.EDQUOT)
+        if getattr(error, "errno", None) not in out_of_space and "os error 28" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: the disk is full; nothing was written and what was there is whole: "
+            "free some space and run the command again"
+        ) from error
 
 
 def write_json(path: str | Path, value: Any) -> None:
