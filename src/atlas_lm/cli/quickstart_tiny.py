@@ -44,7 +44,7 @@ def run_tiny(args: argparse.Namespace) -> int:
 def _table(result: TinyResult) -> Table:
     questions = len(result.before.records)
     table = Table(
-        title=f"A made-up world: {result.passages} passages, {questions} questions never trained on",
+        title=f"A made-up world: {result.passages} passages, {questions} unseen questions",
         caption="x100; in brackets the 95% bootstrap interval",
     )
     table.add_column("")
