@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +127,7 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str], config: type[
     """
     table = read_toml(path) if path is not None else {}
     for override in overrides:
-        _apply_override(table, override)
+        _apply_override(table, override, config)
     return structure(table, config, place=str(path) if path is not None else "recipe")
 
 
@@ -150,7 +152,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
 
 
-def _apply_override(table: dict[str, Any], override: str) -> None:
+def _apply_override(table: dict[str, Any], override: str, config: type) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise InputError(f"override {override!r}: write it as table.key=value")
@@ -160,7 +162,18 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"override {override!r}: {part!r} is a value, not a table")
         table = inner
-    table[name] = _parse_value(text)
+    value = _parse_value(text)
+    is_text = _kind_of(config, [*tables, name]) in (str, str | None)
+    table[name] = text if is_text and not isinstance(value, str) else value
+
+
+def _kind_of(config: Any, keys: Sequence[str]) -> Any:
+    """Return the type of a dotted key; None where there is no such key."""
+    for key in keys:
+        if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+            return None
+        config = typing.get_type_hints(config).get(key)
+    return config
 
 
 def _parse_value(text: str) -> Any:

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class DiskFullError(InputError):
+    """The disk was full; nothing half-written is left."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the nearest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

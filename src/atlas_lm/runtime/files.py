@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import DiskFullError, InputError
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def full_disk_explained(path: Path) -> Iterator[None]:
     """Turn "no space left" of Python or of safetensors into a message about ``path``.
 
     Raises:
-        InputError: the disk was full.
+        DiskFullError: the disk was full.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def full_disk_explained(path: Path) -> Iterator[None]:
         out_of_space = (errno.ENOSPC, errno.EDQUOT)
         if getattr(error, "errno", None) not in out_of_space and "os error 28" not in str(error):
             raise
-        raise InputError(
+        raise DiskFullError(
             f"{path}: the disk is full; nothing was written and what was there is whole: "
             "free some space and run the command again"
         ) from error

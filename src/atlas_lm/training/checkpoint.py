@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import DiskFullError, InputError
 from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import warn
 from atlas_lm.training.state import TrainState
@@ -182,8 +182,11 @@ def _link(source: Path, target: Path) -> None:
 def _full_disk_explained(path: Path, needed: int) -> Iterator[None]:
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    except (DiskFullError, OSError, SafetensorError) as error:
+        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        )
         if not full and "os error 28" not in str(error):
             raise
         raise InputError(
