@@ -2,16 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from atlas_lm.cli.tiny import TinyRun, draw_world
-from atlas_lm.data.tinyworld import TinyWorldConfig
+from atlas_lm.cli.tiny import TinyRun
+from tests.tinyworld.world import draw
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> TinyRun:
     """A small made-up world on disk: rows, two random halves, the drawn encoder's index."""
-    run = TinyRun(tmp_path_factory.mktemp("tiny"))
-    draw_world(run, seed=0, config=TinyWorldConfig(seed=0))
-    return run
+    return draw(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ from atlas_lm.tasks import TaskConfig, find_task, load_examples, sample_shots, w
 from atlas_lm.training import Checkpoints, Outcome, RunLog, new_state, train
 from atlas_lm.types import Example
 
+START_INDEX = "index-start"
+"""The index a run began with, once its model has one of its own: what a resumed run opens."""
+
 
 def open_halves(config: RunConfig) -> Atlas:
     """Open reader and retriever as the recipe says; no index is open yet.
@@ -55,7 +58,9 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
     """
     if config.context.passages_from != "index":
         return None
-    path = Path(config.data.index) if config.data.index else out / "index"
+    start = out / START_INDEX
+    own = start if start.is_dir() else out / "index"
+    path = Path(config.data.index) if config.data.index else own
     if not config.data.index and not path.is_dir():
         if not config.data.passages:
             raise InputError("give data.index, or data.passages to build one from")
@@ -147,5 +152,7 @@ def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> Non
     if passages_moved and atlas.store is not None:
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
+        if (out / "index").is_dir() and not (out / START_INDEX).exists():
+            (out / "index").rename(out / START_INDEX)
         build_index(atlas, atlas.store, out / "index", step=outcome.step)
         atlas.open_index(out / "index")

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="a made-up world and a T5 from scratch")
     parser.add_argument(
-        "--answers", type=int, default=80, metavar="N", help="test questions answered (default: 80)"
+        "--answers", type=int, default=64, metavar="N", help="test questions answered (default: 64)"
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
     add_json_argument(parser)
