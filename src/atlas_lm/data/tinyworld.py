@@ -1,6 +1,6 @@
 """A made-up world in which the right behaviour is known: every answer stands in one passage only.
 
-Two dozen people with invented names each have a home, a trade, a pet and so on, ten facts a person.
+Twenty people with invented names each have a home, a trade, a pet and so on, ten facts a person.
 A passage states one fact ("bafilo food sotuve"); a question asks for one, with a verb for the
 relation ("bafilo eats"), so that no word of a question but the name occurs in its passage. A
 quarter of the questions are never trained on: they can be found and answered only by someone who
@@ -50,7 +50,7 @@ Fact = tuple[str, str]
 class TinyWorldConfig:
     """How large the world is."""
 
-    people: int = 24
+    people: int = 20
     """People; each has one fact of every relation."""
     test_share: float = 0.25
     """Share of the questions that are never trained on."""
@@ -58,7 +58,7 @@ class TinyWorldConfig:
     """Look-ups in other worlds that the reader learns to read from."""
     lesson_passages: int = 4
     """Passages given in a lesson."""
-    unanswerable: float = 0.2
+    unanswerable: float = 0.05
     """Share of the lessons whose passages lack the answer: the reader learns to be unsure."""
     seed: int = 0
     """Seed of names, facts, split and lessons."""
