@@ -228,4 +228,4 @@ def report(chosen: argparse.Namespace, tables: Mapping[str, Mapping[str, Any]]) 
     for title, rows in tables.items():
         print(f"\n{title}")
         for name, row in rows.items():
-            print("  " + f"{name:58s}" + "  ".join(f"{k} {v:.3f}" for k, v in row.items()))
+            print("  " + f"{name:58s}" + "  ".join(f"{k} {v:.3g}" for k, v in row.items()))

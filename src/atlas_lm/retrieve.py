@@ -18,6 +18,7 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
+from atlas_lm.staleness import rerank
 from atlas_lm.types import Batch, Example, Retrieved
 
 PassagesFrom = Literal["index", "file", "none"]
@@ -123,4 +124,4 @@ def with_text(
 
 
 def _rows(example: Example, store: PassageStore) -> list[int]:
-    return store.rows_of(sorted(example.excluded_passage_ids))
+    return store.rows_of(sorted(example.excluded_passage_ids), missing="skip")

@@ -127,7 +127,7 @@ class FlatIndex:
 
     def update_(
         self,
-        rows: slice | Sequence[int] | Int64[Tensor, "n"],
+        rows: slice | Sequence[int] | Int64[Tensor, " n"],
         embeddings: Float[Tensor, "n dim"],
         *,
         step: int | None = None,
@@ -231,7 +231,7 @@ class FlatIndex:
         return index
 
 
-def _as_rows(rows: Sequence[int] | Int64[Tensor, "n"], count: int) -> Int64[Tensor, "n"]:
+def _as_rows(rows: Sequence[int] | Int64[Tensor, " n"], count: int) -> Int64[Tensor, " n"]:
     selected = torch.as_tensor(rows, dtype=torch.int64, device="cpu")
     if len(selected) and not 0 <= int(selected.min()) <= int(selected.max()) < count:
         raise InputError(f"update: rows outside 0 to {count - 1}; the index holds {count} passages")

@@ -75,8 +75,8 @@ class RunningTopk:
 
 
 def _above(
-    scores: Float[Tensor, "rows bsz"], floor: Float[Tensor, "bsz"]
-) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Float[Tensor, "n"]]:
+    scores: Float[Tensor, "rows bsz"], floor: Float[Tensor, " bsz"]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
     """Return query, row and score of all scores above their query's floor."""
     blocks = scores.view(-1, BLOCK, scores.shape[1])
     block, query = (blocks.amax(dim=1) > floor).nonzero(as_tuple=True)
@@ -87,7 +87,7 @@ def _above(
 
 def _best(
     scores: Float[Tensor, "rows bsz"], topk: int
-) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Float[Tensor, "n"]]:
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
     """Return query, row and score of each query's ``topk`` best scores and all that equal them."""
     by_query = scores.T.contiguous()
     floor = by_query.topk(topk, dim=1).values[:, -1:]

@@ -157,7 +157,7 @@ class CausalReader(nn.Module):
         signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
         return Reading(loss, signals)
 
-    def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, "bsz"]:
+    def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, " bsz"]:
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
         rows = self._rows(inputs, target)
         with torch.no_grad(), evaluating(self):

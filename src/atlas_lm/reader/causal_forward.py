@@ -30,7 +30,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.query.ids)
 
-    def select(self, rows: Int64[Tensor, "chosen"]) -> Rows:
+    def select(self, rows: Int64[Tensor, " chosen"]) -> Rows:
         """Return some of the rows, cut to the longest passage, question and target among them."""
         return Rows(*(_select(part, rows) for part in (self.passages, self.query, self.target)))
 
@@ -76,7 +76,7 @@ class CausalForward:
     def __init__(
         self,
         model: Any,
-        prefix: Int64[Tensor, "prefix"],
+        prefix: Int64[Tensor, " prefix"],
         reading: Literal["one_prompt", "fused"],
         tokens_per_forward: int,
     ) -> None:
@@ -190,7 +190,7 @@ class CausalForward:
             mass[chunk] = recorder.mass()
         return mass
 
-    def _chunks(self, rows: Rows, n_copies: int) -> list[Int64[Tensor, "chunk"]]:
+    def _chunks(self, rows: Rows, n_copies: int) -> list[Int64[Tensor, " chunk"]]:
         asked = rows.query.mask.sum(1) + rows.target.mask.sum(1)
         lengths = rows.passages.mask.sum((1, 2)) + n_copies * asked
         order = lengths.argsort(stable=True)
@@ -216,7 +216,7 @@ class _Continuation:
         self._seen = layout.segments != PAD
 
     def __call__(
-        self, token: Int64[Tensor, "rows"], origin: Int64[Tensor, "rows"]
+        self, token: Int64[Tensor, " rows"], origin: Int64[Tensor, " rows"]
     ) -> Float[Tensor, "rows vocabulary"]:
         if not torch.equal(origin, torch.arange(len(self._seen), device=origin.device)):
             self._cache.reorder_cache(origin)
@@ -264,7 +264,7 @@ def token_log_likelihood(
     return -loss.view(bsz, n_copies, length) * target.mask[:, None]
 
 
-def _select(tokens: Tokens, rows: Int64[Tensor, "chosen"]) -> Tokens:
+def _select(tokens: Tokens, rows: Int64[Tensor, " chosen"]) -> Tokens:
     ids, mask = tokens.ids[rows], tokens.mask[rows]
     width = int(mask.sum(-1).max()) if mask.numel() else mask.shape[-1]
     return Tokens(ids[..., :width], mask[..., :width])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlas_lm.types import Generation
 
-Step = Callable[[Int64[Tensor, "rows"], Int64[Tensor, "rows"]], Float[Tensor, "rows vocabulary"]]
+Step = Callable[[Int64[Tensor, " rows"], Int64[Tensor, " rows"]], Float[Tensor, "rows vocabulary"]]
 """Feeds one token to each row, after the rows have been reordered; returns the next logits."""
 
 
@@ -26,7 +26,7 @@ class Written:
 def greedy(
     logits: Float[Tensor, "bsz vocabulary"],
     step: Step,
-    ends: Int64[Tensor, "ends"],
+    ends: Int64[Tensor, " ends"],
     generation: Generation,
 ) -> list[Written]:
     """Write the likeliest token until it is an end or the answer is as long as it may be."""
@@ -50,7 +50,7 @@ def greedy(
 def beam_search(
     logits: Float[Tensor, "bsz vocabulary"],
     step: Step,
-    ends: Int64[Tensor, "ends"],
+    ends: Int64[Tensor, " ends"],
     generation: Generation,
 ) -> list[Written]:
     """Keep the best ``num_beams`` unfinished answers of every query; return the best finished one.
@@ -137,7 +137,7 @@ class _Beams:
 
 
 def _log_probs(
-    logits: Tensor, ends: Int64[Tensor, "ends"], position: int, generation: Generation
+    logits: Tensor, ends: Int64[Tensor, " ends"], position: int, generation: Generation
 ) -> Float[Tensor, "rows vocabulary"]:
     log_prob = logits.float().log_softmax(-1)
     if position < generation.min_new_tokens:

@@ -37,7 +37,7 @@ class Layout:
     """Segment of each token that can be seen: those in the cache, then those of ``ids``."""
     mask: Bool[Tensor, "bsz 1 length seen"]
     """True where a token may look."""
-    columns: Int64[Tensor, "scored"]
+    columns: Int64[Tensor, " scored"]
     """Where in ``ids`` the logits score the target: copy by copy, token by token."""
 
     def additive_mask(self, dtype: torch.dtype) -> Float[Tensor, "bsz 1 length seen"]:
@@ -47,7 +47,7 @@ class Layout:
 
 
 def lay_out(
-    prefix: Int64[Tensor, "prefix"],
+    prefix: Int64[Tensor, " prefix"],
     passages: Tokens,
     query: Tokens,
     target: Tokens,
@@ -91,7 +91,7 @@ def lay_out(
 
 def _scored(
     ids: Int64[Tensor, "bsz length"], query: Tokens, target: Tokens, n_copies: int
-) -> Int64[Tensor, "scored"]:
+) -> Int64[Tensor, " scored"]:
     """Return the columns that predict the target, in the copies at the end of ``ids``."""
     n_scored = target.ids.shape[1]
     width = query.ids.shape[1] + n_scored - 1
@@ -108,7 +108,7 @@ def _longest_seen(
 
 
 def _context(
-    prefix: Int64[Tensor, "prefix"],
+    prefix: Int64[Tensor, " prefix"],
     passages: Tokens,
     starts: Int64[Tensor, "bsz n_context"],
     *,
