@@ -236,7 +236,7 @@ class Reader(Protocol):
         """Write one answer for each query: eval mode, no gradient."""
         ...
 
-    def score(self, inputs: Any, target: Sequence[str]) -> Float[Tensor, bsz]:
+    def score(self, inputs: Any, target: Sequence[str]) -> Float[Tensor, " bsz"]:
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
         ...
 

@@ -119,7 +119,9 @@ def run(args: argparse.Namespace) -> int:
         notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
         return 130
     with stages.stage("measure after", "60 s"):
-        after = measure_both(atlas, test, asked)
+        # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.
+        reads = with_demonstrations(atlas, examples) if args.untrained_reader else atlas
+        after = measure_both(reads, test, asked)
     comparisons = [
         *compare_records(before.retrieval, after.retrieval),
         *compare_records(*(without_retrieval(m.answers) for m in (before, after))),

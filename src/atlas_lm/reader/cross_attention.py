@@ -201,7 +201,7 @@ def attend(
 def _probability(
     query: Float[Tensor, "memories heads length head_dim"],
     key: Float[Tensor, "memories heads source head_dim"],
-    mask: Float[Tensor, "memories #heads #length source"] | None,
+    mask: Float[Tensor, " memories #heads #length source"] | None,
     softcap: float | None,
 ) -> Float[Tensor, "memories heads length source"]:
     """Explicit softmax attention, for what must see the probabilities or bend the scores."""
