@@ -84,6 +84,7 @@ def tiny_retriever(
         max_position_embeddings=_MAXLENGTH,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=0.1,
         pad_token_id=tokenizer.pad_token_id,
     )
     settings = EncoderSettings(
