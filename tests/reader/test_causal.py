@@ -4,7 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    Gemma2Config,
+    GPT2Config,
+    OPTConfig,
+    Qwen3Config,
+)
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
 from atlas_lm.runtime.errors import InputError
@@ -192,6 +200,41 @@ def test_gradient_checkpointing_changes_no_gradient():
         reader.loss(reader.collate(QUERY, PASSAGES), TARGET).total.backward()
         gradients.append(reader.model.model.layers[0].mlp.up_proj.weight.grad)
     torch.testing.assert_close(*gradients)
+
+
+SMALL = {"vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+WIDE = {**SMALL, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+OTHERS = {
+    "gpt2": GPT2Config(vocab_size=258, n_embd=32, n_layer=2, n_head=4, n_positions=256),
+    "opt": OPTConfig(**SMALL, ffn_dim=48, max_position_embeddings=256, word_embed_proj_dim=32),
+    "qwen3": Qwen3Config(**WIDE),
+    "gemma2": Gemma2Config(**WIDE, query_pre_attn_scalar=8),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_read_the_same_way(name, reading):
+    torch.manual_seed(0)
+    OTHERS[name].eos_token_id = OTHERS[name].pad_token_id = 1
+    model = AutoModelForCausalLM.from_config(OTHERS[name]).eval()
+    settings = CausalSettings(reading=reading, instruction="Go.\n", passage_maxlength=24)
+    reader = CausalReader(model, byte_tokenizer(), settings)
+    inputs = reader.collate(QUERY, PASSAGES)
+    expected = [
+        SLOW[reading](reader, *row).sum() for row in zip(PASSAGES, QUERY, TARGET, strict=True)
+    ]
+    torch.testing.assert_close(reader.score(inputs, TARGET), torch.stack(expected))
+    assert (reader.signals(inputs, TARGET, ALL).attention_mass > 0).all()
+    assert len(reader.generate(inputs, Generation(max_new_tokens=2))) == 2
+
+
+def test_a_model_whose_attention_cannot_be_masked_is_refused():
+    model = AutoModelForCausalLM.from_config(
+        BloomConfig(vocab_size=258, hidden_size=32, n_layer=1, n_head=4)
+    )
+    with pytest.raises(InputError, match="cannot be masked"):
+        CausalReader(model, byte_tokenizer())
 
 
 def test_saved_directory_opens_here_and_with_plain_transformers(tmp_path):

@@ -45,8 +45,7 @@ class CausalReader(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, settings: CausalSettings | None = None) -> None:
         super().__init__()
-        causal_attention.register()
-        model.set_attn_implementation(causal_attention.NAME)
+        causal_attention.install(model)
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings or CausalSettings()

@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from atlas_lm.reader.causal_layout import Layout
+from atlas_lm.runtime.errors import InputError
 
 NAME = "atlas_lm_causal"
 """The attention implementation's name in transformers' registry."""
@@ -41,18 +42,16 @@ class PassageRecorder:
         key: Float[Tensor, "bsz kv_heads seen head_dim"],
         value: Float[Tensor, "bsz kv_heads seen value_dim"],
         scaling: float,
+        softcap: float | None,
     ) -> None:
         """Add one layer: summed over the target's tokens, averaged over heads."""
         query, key, value = query.detach(), key.detach(), value.detach()
-        groups = query.shape[1] // key.shape[1]
-        asking = query[:, :, self._columns].float()
-        score = asking @ key.float().repeat_interleave(groups, 1).transpose(2, 3) * scaling
+        score = _score(query[:, :, self._columns].float(), key.float(), scaling, softcap)
         probability = score.masked_fill(~self._mask, -torch.inf).softmax(-1)
         looked = (probability * self._target_mask[:, None, :, None]).sum(2)
-        norm = value.float().norm(dim=-1).repeat_interleave(groups, 1)
-        self._total = self._total + torch.einsum(
-            "bs,bsk->bk", (looked * norm).mean(1), self._belongs
-        )
+        norm = _per_head(value.float().norm(dim=-1), query.shape[1])
+        mass = torch.einsum("bs,bsk->bk", (looked * norm).mean(1), self._belongs)
+        self._total = self._total + mass
         self._layers += 1
 
     def mass(self) -> Float[Tensor, "bsz n_context"]:
@@ -62,10 +61,20 @@ class PassageRecorder:
         return self._total / self._layers
 
 
-def register() -> None:
-    """Make `NAME` known to transformers; doing so again changes nothing."""
+def install(model: Any) -> None:
+    """Make a model attend through this module, and what it returns stay as it was.
+
+    Raises:
+        InputError: the model's attention cannot be chosen, so passages could not be kept apart.
+    """
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+    if not model._supports_attention_backend:
+        raise InputError(
+            f"{type(model).__name__}: transformers does not let its attention be chosen, so its "
+            "passages cannot be masked; use one that does (Llama, Qwen, Mistral, Gemma, GPT-2 ...)"
+        )
+    model.set_attn_implementation(NAME)
 
 
 def _attention(
@@ -75,12 +84,53 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     passage_recorder: PassageRecorder | None = None,
+    softcap: float | None = None,
+    scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if passage_recorder is not None:
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        passage_recorder.record(query, key, value, scaling)
-    attended: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, **kwargs
-    )
-    return attended
+        passage_recorder.record(query, key, value, scaling, softcap)
+    if softcap is None:
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+        return attended
+    return _capped_attention(module, query, key, value, attention_mask, scaling, softcap, **kwargs)
+
+
+def _capped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    softcap: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return attention with capped scores (Gemma 2), which the fused kernels do not offer."""
+    score = _score(query, key, scaling, softcap)
+    if attention_mask is None:
+        ones = torch.ones(score.shape[-2:], dtype=torch.bool, device=score.device)
+        score = score.masked_fill(~ones.tril(score.shape[-1] - score.shape[-2]), -torch.inf)
+    elif attention_mask.dtype == torch.bool:
+        score = score.masked_fill(~attention_mask, -torch.inf)
+    else:
+        score = score + attention_mask
+    probability = score.float().softmax(-1).to(value.dtype)
+    probability = torch.nn.functional.dropout(probability, dropout, module.training)
+    attended = probability @ _per_head(value, query.shape[1])
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _score(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """Return attention scores before the mask, ``bsz heads length seen``."""
+    score = query @ _per_head(key, query.shape[1]).transpose(2, 3) * scaling
+    return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+
+def _per_head(part: Tensor, heads: int) -> Tensor:
+    """Return keys or values repeated for the heads that share them."""
+    return part.repeat_interleave(heads // part.shape[1], 1)

@@ -89,8 +89,11 @@ class CausalForward:
         """Return the prefix's keys and values, ``1 kv_heads prefix head_dim``; None if empty."""
         if not self._prefix.numel():
             return None
-        out = self._model(input_ids=self._prefix[None], use_cache=True, logits_to_keep=1)
-        return out.past_key_values
+        cache = DynamicCache()
+        self._model(
+            input_ids=self._prefix[None], past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return cache
 
     def lay_out(
         self,
