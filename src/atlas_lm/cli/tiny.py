@@ -136,6 +136,7 @@ def run_tinyworld(
 
     Raises:
         InputError: ``out`` holds an earlier run, or an override is wrong.
+        KeyboardInterrupt: it was asked to stop; the run under way has saved a checkpoint.
     """
     run = TinyRun(Path(out))
     if run.out.is_dir() and any(run.out.iterdir()):
@@ -180,7 +181,7 @@ def teach_reader(run: TinyRun, seed: int, *, overrides: Sequence[str] = ()) -> N
         data=DataConfig(train=str(run.world / "lessons.jsonl")),
     )
     atlas = open_halves(config)
-    run_joint(atlas, config, training_examples(config, atlas.config.task), [], run.out / "lessons")
+    _train(atlas, config, run.out / "lessons")
 
 
 def joint_config(run: TinyRun, seed: int, *, overrides: Sequence[str] = ()) -> RunConfig:
@@ -203,8 +204,7 @@ def train_objective(
     )
     notice(f"{objective}: reader and retriever learn together")
     atlas = open_at(config, run.index)
-    examples = training_examples(config, atlas.config.task)
-    run_joint(atlas, config, examples, [], run.objective(objective))
+    _train(atlas, config, run.objective(objective))
     return _measured(atlas, test)
 
 
@@ -213,6 +213,13 @@ def open_at(config: RunConfig, index: Path) -> Atlas:
     atlas = open_halves(config)
     atlas.open_index(index)
     return atlas
+
+
+def _train(atlas: Atlas, config: RunConfig, out: Path) -> None:
+    """Train to the end; a run that was asked to stop ends the whole."""
+    outcome = run_joint(atlas, config, training_examples(config, atlas.config.task), [], out)
+    if not outcome.finished:
+        raise KeyboardInterrupt
 
 
 def _measured(atlas: Atlas, test: Sequence[Example]) -> Evaluation:
