@@ -49,7 +49,7 @@ def test_manifest_says_what_is_there(tmp_path, index, fingerprint, corpus):
     index.save(tmp_path / "index")
     raw = (tmp_path / "index" / "embeddings.bin").read_bytes()
     manifest = read_manifest(tmp_path / "index")
-    assert (manifest.kind, manifest.format_version, manifest.dtype) == ("flat", 1, "float32")
+    assert (manifest.kind, manifest.format_version, manifest.dtype) == ("flat", 2, "float32")
     assert (manifest.count, manifest.dim, manifest.step) == (COUNT, DIM, 7)
     assert manifest.embeddings_bytes == len(raw) == COUNT * DIM * 4
     assert manifest.embeddings_sha256 == hashlib.sha256(raw).hexdigest()
@@ -203,7 +203,7 @@ def test_damaged_manifest(tmp_path, index):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version 2, but this atlas-lm reads up to 1; upgrade"),
+        ({"format_version": 3}, "format_version 3, but this atlas-lm reads up to 2; upgrade"),
         ({"kind": "pq"}, "of kind 'pq', not 'flat'"),
         ({"dtype": "int4"}, r"50 x 8 vectors in int4 are not 1600 bytes"),
         ({"count": 49}, r"49 x 8 vectors in float32 are not 1600 bytes"),

@@ -6,8 +6,8 @@ import dataclasses
 import datetime
 import importlib.metadata
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added arrays, settings, recall and parts; directories of version 1 are read as they are."""
 MANIFEST = "manifest.json"
 
 
@@ -129,11 +130,37 @@ class PassageFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArrayFile:
+    """One raw file of an index directory, beside its vectors: codes, deleted rows, row steps."""
+
+    name: str
+    """Name inside the directory."""
+    bytes: int
+    """Its size."""
+    sha256: str
+    """Its checksum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """How much of the exact result a compressed or approximate index finds."""
+
+    k: int
+    """Rows asked for."""
+    recall: float
+    """Share of the exact top k found, in [0, 1]."""
+    queries: int
+    """Sampled queries it was measured with."""
+    rows: int
+    """Rows searched exactly for comparison: all, or a sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of `manifest.json`."""
 
     kind: str
-    """Which index: "flat"."""
+    """Which index: "flat", "int8", "binary", "faiss" or "milvus"."""
     dim: int
     """Components of a vector."""
     dtype: str
@@ -145,7 +172,7 @@ class Manifest:
     fingerprint: Fingerprint
     """What the vectors were computed with, and over."""
     embeddings: str
-    """Name of the file of vectors."""
+    """Name of the file of full-precision vectors; empty where only codes are kept."""
     embeddings_bytes: int
     """Its size."""
     embeddings_sha256: str
@@ -156,6 +183,14 @@ class Manifest:
     """When the manifest was written (UTC, ISO 8601)."""
     library_version: str
     """Version of atlas-lm that wrote it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the kind needs to know beside, such as a factory string, nprobe or a URL."""
+    arrays: Mapping[str, ArrayFile] = field(default_factory=dict)
+    """Further files by role, such as "codes", "scales", "faiss", "deleted", "row_steps"."""
+    recall: Recall | None = None
+    """Measured at build time; None for an exact index."""
+    parts: tuple[str, ...] = ()
+    """Names of subdirectories, each an index over passages added later; rows count on."""
     format_version: int = FORMAT_VERSION
     """Version of this format."""
 
@@ -210,8 +245,15 @@ def _parsed(values: Any) -> Manifest:
     if passages is not None:
         files = tuple(PassageFile(**file) for file in passages["files"])
         passages = PassageFiles(files=files, copied=passages["copied"])
-    fingerprint = Fingerprint(**values["fingerprint"])
-    manifest = Manifest(**{**values, "passages": passages, "fingerprint": fingerprint})
+    recall = values.get("recall")
+    nested = {
+        "passages": passages,
+        "fingerprint": Fingerprint(**values["fingerprint"]),
+        "arrays": {role: ArrayFile(**array) for role, array in values.get("arrays", {}).items()},
+        "recall": Recall(**recall) if recall is not None else None,
+        "parts": tuple(values.get("parts", ())),
+    }
+    manifest = Manifest(**{**values, **nested})
     for field in dataclasses.fields(manifest):
         value = getattr(manifest, field.name)
         if field.type in ("int", "str") and type(value).__name__ != field.type:
