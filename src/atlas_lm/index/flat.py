@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index.exact import check_dim, check_finite, exact_search
@@ -104,11 +104,25 @@ class FlatIndex:
         moved._set(embeddings, self.fingerprint, self.step, self.passage_files, mapped=mapped)
         return moved
 
+    def share(self, rows: range) -> FlatIndex:
+        """Return an index of these contiguous rows alone, over the same memory."""
+        part = object.__new__(FlatIndex)
+        part._set(
+            self._embeddings[rows.start : rows.stop],
+            self.fingerprint,
+            self.step,
+            self.passage_files,
+            mapped=self._mapped,
+        )
+        return part
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],
         topk: int,
         exclude_rows: Sequence[Sequence[int]] | None = None,
+        *,
+        allowed_rows: Bool[Tensor, " n"] | None = None,
     ) -> SearchResult:
         """Return the ``topk`` best rows of every query, best first, never an excluded one.
 
@@ -118,12 +132,15 @@ class FlatIndex:
             query_emb: the queries, on any device, in any floating dtype.
             topk: rows per query.
             exclude_rows: for each query, rows it may not get; the result is full all the same.
+            allowed_rows: True for the rows that any query may get; all where None.
 
         Raises:
             InputError: fewer than ``topk`` rows are left for a query, an excluded row does not
                 exist, or a query is of another dim or not finite.
         """
-        return exact_search(self._embeddings, query_emb, topk, exclude_rows)
+        return exact_search(
+            self._embeddings, query_emb, topk, exclude_rows, allowed_rows=allowed_rows
+        )
 
     def update_(
         self,
