@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index.threads import on_threads
@@ -28,6 +28,8 @@ def exact_search(
     query_emb: Float[Tensor, "bsz dim"],
     topk: int,
     exclude_rows: Sequence[Sequence[int]] | None = None,
+    *,
+    allowed_rows: Bool[Tensor, " n"] | None = None,
 ) -> SearchResult:
     """Return the ``topk`` rows of greatest inner product; see `FlatIndex.search`.
 
@@ -36,9 +38,10 @@ def exact_search(
     """
     query = query_emb.detach().to(embeddings.device, torch.float32)
     _check_queries(query, embeddings, topk)
-    excluded = _excluded_pairs(exclude_rows, len(query), len(embeddings), topk)
+    excluded = excluded_pairs(exclude_rows, len(query), len(embeddings), topk, allowed_rows)
+    hidden = None if allowed_rows is None else ~allowed_rows.to(query.device)
     n_found = min(topk + MARGIN, len(embeddings))
-    scores, rows = _scan(embeddings, query, n_found, excluded.to(query.device))
+    scores, rows = _scan(embeddings, query, n_found, excluded.to(query.device), hidden)
     if not bool(torch.isfinite(scores[:, :topk]).all()):
         raise InputError("search: a score overflows float32; scale the embeddings down")
     return SearchResult(scores[:, :topk], rows[:, :topk])
@@ -72,6 +75,7 @@ def _scan(
     query: Float[Tensor, "bsz dim"],
     n_found: int,
     excluded: Int64[Tensor, "pairs 2"],
+    hidden: Bool[Tensor, " n"] | None,
 ) -> Found:
     """Score all rows, a chunk at a time, on all threads; return the best, best first."""
     threads = torch.get_num_threads() if query.device.type == "cpu" else 1
@@ -84,7 +88,7 @@ def _scan(
             return next(starts, None)
 
     def scan_some() -> Found:
-        return _scan_chunks(embeddings, query, n_found, excluded, size, iter(take, None))
+        return _scan_chunks(embeddings, query, n_found, excluded, hidden, size, iter(take, None))
 
     threads = min(threads, -(-len(embeddings) // size))
     parts = on_threads(scan_some, threads) if threads > 1 else [scan_some()]
@@ -99,6 +103,7 @@ def _scan_chunks(
     query: Float[Tensor, "bsz dim"],
     n_found: int,
     excluded: Int64[Tensor, "pairs 2"],
+    hidden: Bool[Tensor, " n"] | None,
     size: int,
     starts: Iterator[int],
 ) -> Found:
@@ -112,6 +117,8 @@ def _scan_chunks(
             chunk = wide[: len(chunk)].copy_(chunk)
         torch.mm(chunk, query.T, out=scores[: len(chunk)])
         scores[len(chunk) :] = -torch.inf
+        if hidden is not None:
+            scores[: len(chunk)].masked_fill_(hidden[start : start + size, None], -torch.inf)
         if len(excluded):
             limits = torch.tensor([start, start + size], device=query.device)
             low, high = torch.searchsorted(excluded[:, 0].contiguous(), limits).tolist()
@@ -141,28 +148,58 @@ def _rescored(
     return torch.where(scores == -torch.inf, scores, exact), rows
 
 
-def _excluded_pairs(
-    exclude_rows: Sequence[Sequence[int]] | None, bsz: int, count: int, topk: int
+def excluded_pairs(
+    exclude_rows: Sequence[Sequence[int]] | None,
+    bsz: int,
+    count: int,
+    topk: int,
+    allowed_rows: Bool[Tensor, " n"] | None = None,
 ) -> Int64[Tensor, "pairs 2"]:
-    """Return (row, query) pairs sorted by row, after checking that ``topk`` rows are left."""
+    """Return (row, query) pairs sorted by row, after checking that ``topk`` rows are left.
+
+    Raises:
+        InputError: an excluded row does not exist, a list or the mask is of another length, or a
+            query has fewer than ``topk`` rows left.
+    """
+    if allowed_rows is not None and len(allowed_rows) != count:
+        raise InputError(f"allowed_rows has {len(allowed_rows)} entries for {count} passages")
+    if exclude_rows is not None and len(exclude_rows) != bsz:
+        raise InputError(f"exclude_rows has {len(exclude_rows)} lists for {bsz} queries")
+    allowed = count if allowed_rows is None else int(allowed_rows.sum())
+    if topk > allowed:
+        raise InputError(
+            f"topk={topk}, but {allowed} of {count} passages are neither deleted nor filtered "
+            "out; lower topk or filter less"
+        )
     if exclude_rows is None:
         return torch.empty((0, 2), dtype=torch.int64)
-    if len(exclude_rows) != bsz:
-        raise InputError(f"exclude_rows has {len(exclude_rows)} lists for {bsz} queries")
-    pairs = [(row, query) for query, rows in enumerate(exclude_rows) for row in set(rows)]
+    mask = None if allowed_rows is None else allowed_rows.cpu()
     for query, rows in enumerate(exclude_rows):
-        outside = [row for row in rows if not 0 <= row < count]
-        if outside:
-            raise InputError(
-                f"query {query} excludes row {outside[0]}, but the index has rows 0 to {count - 1}"
-            )
-        if topk > count - len(set(rows)):
-            raise InputError(
-                f"topk={topk}, but query {query} may only get {count - len(set(rows))} passages: "
-                f"the index holds {count} and {len(set(rows))} are excluded; lower topk or "
-                "exclude less"
-            )
+        _check_left(query, set(rows), count, allowed, topk, mask)
+    pairs = [(row, query) for query, rows in enumerate(exclude_rows) for row in set(rows)]
     return torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
+
+
+def _check_left(
+    query: int,
+    excluded: set[int],
+    count: int,
+    allowed: int,
+    topk: int,
+    mask: Bool[Tensor, " n"] | None,
+) -> None:
+    outside = [row for row in excluded if not 0 <= row < count]
+    if outside:
+        raise InputError(
+            f"query {query} excludes row {outside[0]}, but the index has rows 0 to {count - 1}"
+        )
+    taken = len(excluded) if mask is None else int(mask[sorted(excluded)].sum())
+    if topk > allowed - taken:
+        raise InputError(
+            f"topk={topk}, but query {query} may only get {allowed - taken} passages: "
+            f"the index holds {allowed} and {taken} are excluded; lower topk or "
+            "exclude less"
+        )
 
 
 def _check_queries(query: Tensor, embeddings: Tensor, topk: int) -> None:
