@@ -194,15 +194,12 @@ def test_update_rows():
     embeddings = torch.randn(10, 4)
     index = flat(embeddings.clone())
     fresh = torch.randn(2, 4)
-    index.update_([7, 2], fresh, step=5)
+    index.update_([7, 2], fresh)
     embeddings[[7, 2]] = fresh
     assert torch.equal(index.embeddings, embeddings)
-    assert index.step == 5
+    assert index.step == 0
     index.update_(slice(3, 5), fresh)
     assert torch.equal(index.embeddings[3:5], fresh)
-    assert index.step == 5
-    index.update_(torch.tensor([0]), fresh[:1], fingerprint=make_fingerprint(dim=4, encoder="e2"))
-    assert index.fingerprint.encoder == "e2"
 
 
 def test_update_of_all_rows_swaps_the_tensor():

@@ -18,6 +18,8 @@ from atlas_lm.runtime.files import read_json, write_json
 FORMAT_VERSION = 2
 """2 added arrays, settings, recall and parts; directories of version 1 are read as they are."""
 MANIFEST = "manifest.json"
+MIXED = "mixed"
+"""In the place of an encoder's fingerprint where rows are of several: it equals no retriever's."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,16 @@ class Fingerprint:
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         }
+
+    def mixed_with(self, other: Fingerprint) -> Fingerprint:
+        """Return what an index carries when some of its vectors are of the one, some of the other.
+
+        Raises:
+            InputError: they differ in more than the encoder's weights.
+        """
+        self.check(other, ignore={"encoder"})
+        encoder = self.encoder if self.encoder == other.encoder else MIXED
+        return dataclasses.replace(self, encoder=encoder)
 
     def check(self, other: Fingerprint, *, ignore: Collection[str] = ()) -> None:
         """Hold an index (this) against what will be used with it (other).

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from atlas_lm.index.exact import check_dim, check_finite, exact_search
@@ -63,13 +63,16 @@ class FlatIndex:
         passages: PassageFiles | None,
         *,
         mapped: bool = False,
+        row_steps: Int32[Tensor, " n"] | None = None,
     ) -> None:
         self._embeddings = embeddings
         self._mapped = mapped
         self.fingerprint = fingerprint
         """What the vectors were computed with, and over."""
         self.step = step
-        """The retriever's step when they were computed."""
+        """The retriever's step when they were computed; the oldest one's where rows differ."""
+        self.row_steps = row_steps
+        """The step of every row's vector, on the CPU; None where all are of ``step``."""
         self.passage_files = passages
         """The passages the rows stand for, once the index is on disk."""
 
@@ -101,7 +104,14 @@ class FlatIndex:
         moved = object.__new__(FlatIndex)
         embeddings = self._embeddings.to(device)
         mapped = self._mapped and embeddings is self._embeddings
-        moved._set(embeddings, self.fingerprint, self.step, self.passage_files, mapped=mapped)
+        moved._set(
+            embeddings,
+            self.fingerprint,
+            self.step,
+            self.passage_files,
+            mapped=mapped,
+            row_steps=self.row_steps,
+        )
         return moved
 
     def share(self, rows: range) -> FlatIndex:
@@ -113,6 +123,7 @@ class FlatIndex:
             self.step,
             self.passage_files,
             mapped=self._mapped,
+            row_steps=None if self.row_steps is None else self.row_steps[rows.start : rows.stop],
         )
         return part
 
@@ -160,12 +171,15 @@ class FlatIndex:
         Args:
             rows: which rows, a slice or a list without repetitions.
             embeddings: their new vectors, in order.
-            step: the retriever's step of the new vectors; kept as it was if None.
-            fingerprint: what they were computed with; kept as it was if None.
+            step: the retriever's step of the new vectors, which `row_steps` then shows; kept as it
+                was if None.
+            fingerprint: what they were computed with; kept as it was if None. Where rows of
+                another encoder stay, the index is of ``MIXED`` encoders and fits no retriever.
 
         Raises:
-            InputError: a row does not exist or is repeated, the shapes disagree, or a vector is
-                not finite in the index's dtype. Nothing has changed then.
+            InputError: a row does not exist or is repeated, the shapes disagree, a vector is not
+                finite in the index's dtype, or the fingerprint differs in more than the encoder.
+                Nothing has changed then.
         """
         count = len(self)
         selected = torch.arange(count)[rows] if isinstance(rows, slice) else _as_rows(rows, count)
@@ -176,14 +190,40 @@ class FlatIndex:
         check_dim(embeddings, self.dim)
         fresh = embeddings.detach().to(self.device, self.dtype)
         check_finite(fresh)
+        whole = len(selected) == count
+        described = self.fingerprint
+        if fingerprint is not None:
+            described = fingerprint if whole else described.mixed_with(fingerprint)
         if isinstance(rows, slice) and len(selected) == count and rows.step in (None, 1):
             self._embeddings, self._mapped = fresh, False
         else:
             if self._mapped:
                 self._embeddings, self._mapped = self._embeddings.clone(), False
             self._embeddings[selected.to(self.device)] = fresh
-        self.step = self.step if step is None else step
-        self.fingerprint = fingerprint or self.fingerprint
+        if step is not None:
+            self.set_steps_(step if whole else self._row_steps_with(selected, step))
+        self.fingerprint = described
+
+    def set_steps_(self, steps: int | Int32[Tensor, " n"]) -> None:
+        """Say of which retriever's step the vectors are: one step, or one for each row.
+
+        Raises:
+            InputError: there is not one step for each row.
+        """
+        if isinstance(steps, int):
+            self.step, self.row_steps = steps, None
+            return
+        if steps.shape != (len(self),):
+            raise InputError(f"{len(self)} rows, but steps of shape {list(steps.shape)}")
+        low, high = (int(bound) for bound in torch.aminmax(steps))
+        self.step = low
+        self.row_steps = None if low == high else steps.to("cpu", torch.int32)
+
+    def _row_steps_with(self, selected: Int64[Tensor, " some"], step: int) -> Int32[Tensor, " n"]:
+        alike = torch.full((len(self),), self.step, dtype=torch.int32)
+        after = alike if self.row_steps is None else self.row_steps.clone()
+        after[selected] = step
+        return after
 
     def save(
         self,
