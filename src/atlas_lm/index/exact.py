@@ -37,7 +37,7 @@ def exact_search(
         InputError: see `FlatIndex.search`.
     """
     query = query_emb.detach().to(embeddings.device, torch.float32)
-    _check_queries(query, embeddings, topk)
+    check_queries(query, len(embeddings), embeddings.shape[1], topk)
     excluded = excluded_pairs(exclude_rows, len(query), len(embeddings), topk, allowed_rows)
     hidden = None if allowed_rows is None else ~allowed_rows.to(query.device)
     n_found = min(topk + MARGIN, len(embeddings))
@@ -202,11 +202,11 @@ def _check_left(
         )
 
 
-def _check_queries(query: Tensor, embeddings: Tensor, topk: int) -> None:
-    count = len(embeddings)
+def check_queries(query: Float[Tensor, "bsz dim"], count: int, dim: int, topk: int) -> None:
+    """Raise `InputError` unless the queries and ``topk`` suit an index of ``count`` rows."""
     if not 1 <= topk <= count:
         raise InputError(f"topk={topk}, but the index holds {count} passages; choose 1 to {count}")
-    check_dim(query, embeddings.shape[1], what="queries")
+    check_dim(query, dim, what="queries")
     finite = torch.isfinite(query).all(dim=1)
     if not bool(finite.all()):
         raise InputError(
