@@ -261,7 +261,7 @@ def test_open_with_a_copy_of_the_passages(tmp_path, index, corpus):
     assert open_index(tmp_path / "second")[1][9].id == "p9"
 
 
-def test_copy_joins_several_files(tmp_path, corpus, vectors):
+def test_copy_keeps_several_files(tmp_path, corpus, vectors):
     lines = corpus.read_bytes().splitlines(keepends=True)
     parts = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
     parts[0].write_bytes(b"".join(lines[:20])[:-1])
@@ -270,7 +270,8 @@ def test_copy_joins_several_files(tmp_path, corpus, vectors):
     fingerprint = make_fingerprint(corpus=store.fingerprint)
     index = FlatIndex(vectors, fingerprint=fingerprint, passages=PassageFiles.of(store))
     index.save(tmp_path / "index", copy_passages=True)
-    assert (tmp_path / "index" / "passages.jsonl").read_bytes() == corpus.read_bytes()
+    copies = [tmp_path / "index" / f"passages-000{number}.jsonl" for number in (1, 2)]
+    assert b"".join(copy.read_bytes() for copy in copies) == corpus.read_bytes()
     assert len(open_index(tmp_path / "index")[1]) == COUNT
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from atlas_lm.passages import store as store_module
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import DiskFullError, InputError
 from atlas_lm.types import Passage
 
 RECORDS = [
@@ -57,7 +57,10 @@ def test_several_files_count_on(write):
     assert [store[row].id for row in range(4)] == ["a", "b", "c", "d"]
     assert store.rows_of(["d", "a", "c"]) == [3, 0, 2]
     assert store.paths == tuple(paths)
-    assert store.fingerprint == PassageStore.open(write(RECORDS)).fingerprint
+    assert store.counts == (1, 3)
+    assert store.place(3) == f"{paths[1]}:3"
+    assert [p.id for p in store.passages([1, 2, 3])] == ["b", "c", "d"]
+    assert [p.id for p in store.passages([3, 0, 1])] == ["d", "a", "b"]
 
 
 def test_fingerprint_is_of_the_content(write, tmp_path):
@@ -242,12 +245,12 @@ def test_unwritable_cache_costs_a_warning(write, tmp_path, monkeypatch, capsys):
 
 
 def test_full_cache_disk_costs_a_warning(write, monkeypatch, capsys):
-    from atlas_lm.passages import sidecar
+    from atlas_lm.passages import scan
 
     def full(*_: object) -> None:
-        raise InputError("the disk is full")
+        raise DiskFullError("the disk is full")
 
-    monkeypatch.setattr(sidecar, "atomic_path", full)
+    monkeypatch.setattr(scan, "atomic_path", full)
     assert PassageStore.open(write(RECORDS))[1].id == "b"
     assert "the disk is full" in capsys.readouterr().err
 

@@ -40,7 +40,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 """The dtypes vectors are stored in, by their names in the manifest."""
 WRITE_BYTES = 64 << 20
 OURS = re.compile(
-    r"\.?(embeddings|passages)(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?|\.manifest\.json\..+\.tmp"
+    r"\.?(embeddings|passages)(-\d+)?(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?|\.manifest\.json\..+\.tmp"
 )
 """Names an index directory may hold beside its manifest; only these are ever removed."""
 
@@ -226,8 +226,7 @@ def _write_tensor(path: Path, embeddings: Float[Tensor, "n dim"]) -> str:
 
 
 def _copied(passages: PassageFiles, directory: Path, corpus: str) -> PassageFiles:
-    """Join the passage files into one in the directory, unless it already holds that one."""
-    name = free_name(directory, "passages.jsonl")
+    """Copy each passage file into the directory, unless it already holds them."""
     if passages.copied and Path(passages.files[0].absolute).parent == directory.resolve():
         return passages
     sources = [Path(file.absolute) for file in passages.files]
@@ -236,17 +235,21 @@ def _copied(passages: PassageFiles, directory: Path, corpus: str) -> PassageFile
         raise InputError(
             f"{', '.join(map(str, sources))}: changed since the index was built; rebuild the index"
         )
-    target = directory / name
-    needed = sum(path.stat().st_size for path in store.plain_paths)
-    with (
-        disk_full_explained(directory, needed),
-        atomic_path(target) as temporary,
-        open(temporary, "wb") as copy,
-    ):
-        for path in store.plain_paths:
+    needed, files = sum(path.stat().st_size for path in store.plain_paths), []
+    for number, path in enumerate(store.plain_paths, 1):
+        name = "passages.jsonl" if len(sources) == 1 else f"passages-{number:04}.jsonl"
+        target = directory / free_name(directory, name)
+        with (
+            disk_full_explained(directory, needed),
+            atomic_path(target) as temporary,
+            open(temporary, "wb") as copy,
+        ):
             _append_lines(path, copy)
-    file = PassageFile(name, str(target.resolve()), target.stat().st_size, store.fingerprint)
-    return PassageFiles(files=(file,), copied=True)
+        content = store.fingerprints[number - 1]
+        files.append(
+            PassageFile(target.name, str(target.resolve()), target.stat().st_size, content)
+        )
+    return PassageFiles(files=tuple(files), copied=True)
 
 
 def _append_lines(path: Path, copy: BinaryIO) -> None:

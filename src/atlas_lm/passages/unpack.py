@@ -41,7 +41,7 @@ def _unpacked(path: Path) -> Path:
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]
     copy = cache_dir() / "passages" / f"{key}.jsonl"
     stamp = copy.with_suffix(".source.json")
-    state = file_state([path.resolve()])
+    state = file_state(path.resolve())
     if stamp.is_file() and copy.is_file():
         known = read_json(stamp, what="the state of an unpacked file")
         if known == {"source": state, "bytes": copy.stat().st_size}:
