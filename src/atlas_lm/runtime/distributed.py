@@ -102,6 +102,26 @@ def gather_numbers(numbers: Sequence[int]) -> Tensor:
     return torch.stack(gathered).cpu()
 
 
+def gather_into(whole: Tensor | None, part: Tensor, counts: Sequence[int]) -> None:
+    """Fill ``whole``, on process 0, with every process's ``part``, one after the other. Collective.
+
+    Args:
+        whole: room for all parts in the order of ranks; None on the other processes.
+        part: what this process has.
+        counts: the first dimension of each process's part.
+    """
+    here = world()
+    first = 0
+    for rank, count in enumerate(counts):
+        if count and here.is_main:
+            assert whole is not None
+            room = whole[first : first + count]
+            room.copy_(part if rank == 0 else _received(room, rank))
+        elif count and here.rank == rank:
+            dist.send(_as_bytes(part).to(_device()), dst=0)
+        first += count
+
+
 def exchange(parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     """Send ``parts[r]`` to process r; return what each process sent here, by rank. Collective.
 
@@ -137,6 +157,16 @@ def agree(error: BaseException | None) -> None:
         raise error
     rank = int(failed.nonzero()[0])
     raise InputError(f"process {rank} of {len(messages)}: {messages[rank]}")
+
+
+def _received(like: Tensor, rank: int) -> Tensor:
+    data = torch.empty_like(_as_bytes(like), device=_device())
+    dist.recv(data, src=rank)
+    return data.view(like.dtype).view(like.shape)
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
 
 
 def _started() -> bool:
