@@ -23,7 +23,7 @@ class IndexSettings:
     dtype: str = "float16"
     """How full-precision vectors are stored: float32, float16 or bfloat16."""
     keep_vectors: bool = False
-    """Keep full-precision vectors too, memory-mapped, to rescore what codes find; flat always does."""
+    """Keep the full-precision vectors too, memory-mapped, to rescore with; flat always does."""
     first_pass: bool = True
     """flat: keep int8 codes too, which are read first; the best few hundred are rescored."""
     rescore: int = 4
@@ -60,7 +60,8 @@ class IndexSettings:
             raise InputError("kind faiss needs a factory string, such as factory='IVF4096,PQ64'")
         if self.kind != "faiss" and self.factory:
             raise InputError(
-                f"factory {self.factory!r} is for kind faiss, but kind={self.kind!r}; set kind=faiss"
+                f"factory {self.factory!r}, but kind={self.kind!r}; a factory needs kind=faiss, "
+                "so set kind=faiss"
             )
         least = {"rescore": 1, "train_rows": 1, "recall_k": 1, "recall_queries": 0}
         for name in ("nprobe", "ef_search", *least):
