@@ -266,10 +266,10 @@ def _parsed(values: Any) -> Manifest:
         "parts": tuple(values.get("parts", ())),
     }
     manifest = Manifest(**{**values, **nested})
-    for field in dataclasses.fields(manifest):
-        value = getattr(manifest, field.name)
-        if field.type in ("int", "str") and type(value).__name__ != field.type:
-            raise TypeError(f"{field.name} is {value!r}, not {field.type}")
+    for known in dataclasses.fields(manifest):
+        value = getattr(manifest, known.name)
+        if known.type in ("int", "str") and type(value).__name__ != known.type:
+            raise TypeError(f"{known.name} is {value!r}, not {known.type}")
     return manifest
 
 

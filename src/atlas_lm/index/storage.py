@@ -1,19 +1,15 @@
 """The files of an index directory: written so that a kill at any instant leaves the old or the new.
 
-New files get names that the present manifest does not use; the manifest that names them replaces
-the old one by a single rename; what it no longer names is removed. Nothing is pickled.
+Vectors and arrays are raw, the manifest is JSON; nothing is pickled. How names are chosen is in
+`directory`.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import re
-import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,67 +18,131 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from atlas_lm.index.copies import copied
+from atlas_lm.index.directory import (
+    disk_full_explained,
+    free_name,
+    new_files,
+    refuse_foreign,
+)
 from atlas_lm.index.files import (
     MANIFEST,
+    ArrayFile,
     Fingerprint,
     Manifest,
-    PassageFile,
     PassageFiles,
-    read_manifest,
+    Recall,
     relative_files,
     write_manifest,
 )
-from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path, sha256_file
+
+__all__ = [
+    "DTYPES",
+    "ArraySource",
+    "array_path",
+    "disk_full_explained",
+    "finish",
+    "free_name",
+    "map_array",
+    "map_embeddings",
+    "new_files",
+    "refuse_foreign",
+    "write_arrays",
+    "write_index",
+    "write_rows",
+]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """The dtypes vectors are stored in, by their names in the manifest."""
 WRITE_BYTES = 64 << 20
-OURS = re.compile(
-    r"\.?(embeddings|passages)(-\d+)?(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?|\.manifest\.json\..+\.tmp"
-)
-"""Names an index directory may hold beside its manifest; only these are ever removed."""
+ArraySource = Tensor | Callable[[Path], None]
+"""What an array file holds: a tensor's own bytes, or whatever a function writes to a path."""
 
 
 def write_index(
     directory: Path,
-    embeddings: Float[Tensor, "n dim"],
+    embeddings: Float[Tensor, "n dim"] | None,
     *,
     kind: str,
     step: int,
     fingerprint: Fingerprint,
     passages: PassageFiles | None,
     copy_passages: bool,
+    arrays: Mapping[str, ArraySource] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    recall: Recall | None = None,
+    count: int | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Manifest:
-    """Write vectors and manifest, and the passages where they are to be copied.
+    """Write vectors, arrays and manifest, and the passages where they are to be copied.
+
+    Args:
+        directory: the index directory.
+        embeddings: full-precision vectors; None where only codes are kept (then give ``count`` and
+            ``dtype``).
+        kind: which index.
+        step: the retriever's step.
+        fingerprint: what the vectors were computed with, and over.
+        passages: the passage files of the rows.
+        copy_passages: whether the directory gets its own copy of them.
+        arrays: further files by role; each becomes ``<role>.array``.
+        settings: what the kind needs to know beside.
+        recall: how much of the exact result is found.
+        count: number of vectors.
+        dtype: how vectors are, or were, stored.
 
     Raises:
         InputError: the directory holds something else, or the disk is full; an index that was
             there is as it was.
     """
-    with new_files(directory, embeddings.numel() * embeddings.element_size()):
-        target = directory / free_name(directory, "embeddings.bin")
-        with atomic_path(target) as temporary:
-            sha256 = _write_tensor(temporary, embeddings)
+    given = [source for source in (arrays or {}).values() if isinstance(source, Tensor)]
+    given += [] if embeddings is None else [embeddings]
+    with new_files(directory, sum(tensor.numel() * tensor.element_size() for tensor in given)):
+        vectors, sha256 = None, ""
+        if embeddings is not None:
+            vectors = directory / free_name(directory, "embeddings.bin")
+            with atomic_path(vectors) as temporary:
+                sha256 = _write_tensor(temporary, embeddings)
+            count, dtype = len(embeddings), embeddings.dtype
         return finish(
             directory,
-            target,
+            vectors,
             sha256,
             passages=passages,
             copy_passages=copy_passages,
             kind=kind,
             step=step,
             fingerprint=fingerprint,
-            dtype=str(embeddings.dtype).removeprefix("torch."),
-            count=len(embeddings),
-            dim=embeddings.shape[1],
+            dtype=str(dtype).removeprefix("torch."),
+            count=count,
+            dim=fingerprint.dim,
+            arrays=write_arrays(directory, arrays or {}),
+            settings=settings or {},
+            recall=recall,
         )
+
+
+def write_arrays(directory: Path, arrays: Mapping[str, ArraySource]) -> dict[str, ArrayFile]:
+    """Write each array to a file of its own that no manifest names yet; return what they are."""
+    return {role: _write_array(directory, role, source) for role, source in arrays.items()}
+
+
+def _write_array(directory: Path, role: str, source: ArraySource) -> ArrayFile:
+    target = directory / free_name(directory, f"{role}.array")
+    with atomic_path(target) as temporary:
+        if isinstance(source, Tensor):
+            sha256 = _write_tensor(temporary, source)
+        else:
+            source(temporary)
+            sha256 = sha256_file(temporary)
+    return ArrayFile(name=target.name, bytes=target.stat().st_size, sha256=sha256)
 
 
 def finish(
     directory: Path,
-    vectors: Path,
+    vectors: Path | None,
     sha256: str,
     *,
     passages: PassageFiles | None,
@@ -92,87 +152,24 @@ def finish(
     """Write the manifest of an index whose vectors are in ``vectors``, in ``directory``."""
     if passages is not None:
         if copy_passages:
-            passages = _copied(passages, directory, fields["fingerprint"].corpus)
+            passages = copied(passages, directory, fields["fingerprint"].corpus)
         else:
             passages = relative_files(passages, directory)
-    size = vectors.stat().st_size
-    expected = fields["count"] * fields["dim"] * DTYPES[fields["dtype"]].itemsize
-    if size != expected:
-        raise OSError(errno.EIO, f"{size} bytes were written instead of {expected}", str(vectors))
+    size = 0
+    if vectors is not None:
+        size = vectors.stat().st_size
+        expected = fields["count"] * fields["dim"] * DTYPES[fields["dtype"]].itemsize
+        if size != expected:
+            problem = f"{size} bytes were written instead of {expected}"
+            raise OSError(errno.EIO, problem, str(vectors))
     return write_manifest(
         directory,
-        embeddings=vectors.name,
+        embeddings="" if vectors is None else vectors.name,
         embeddings_bytes=size,
         embeddings_sha256=sha256,
         passages=passages,
         **fields,
     )
-
-
-@contextmanager
-def new_files(directory: Path, needed_bytes: int) -> Iterator[None]:
-    """Make room for a new index in ``directory``; afterwards it holds what its manifest names.
-
-    Raises:
-        InputError: the directory holds something else, or the disk is or becomes full.
-    """
-    refuse_foreign(directory)
-    existed = directory.exists()
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with disk_full_explained(directory, needed_bytes):
-            yield
-    finally:
-        remove_unnamed(directory)
-        if not existed and not any(directory.iterdir()):
-            directory.rmdir()
-
-
-@contextmanager
-def disk_full_explained(directory: Path, needed_bytes: int, kept: str = "") -> Iterator[None]:
-    """Turn "no space left" into an `InputError` that says how much is needed; check beforehand."""
-    try:
-        free = shutil.disk_usage(directory).free
-        if free < needed_bytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(directory).free
-        raise InputError(
-            f"{directory}: the disk is full: the index needs {needed_bytes / 1e6:.1f} MB and "
-            f"{free / 1e6:.1f} MB are free; make room or choose another directory"
-            + (f"; {kept}" if kept else "")
-        ) from error
-
-
-def refuse_foreign(directory: Path) -> None:
-    """Raise `InputError` unless ``directory`` is absent, empty, or an index (even unfinished)."""
-    if directory.is_file():
-        raise InputError(f"{directory}: is a file; name a directory for the index")
-    if not directory.is_dir():
-        return
-    for path in directory.iterdir():
-        if path.name != MANIFEST and not OURS.fullmatch(path.name):
-            raise InputError(
-                f"{directory}: holds {path.name!r}, so it is no index directory; choose a new or "
-                "an empty directory"
-            )
-
-
-def free_name(directory: Path, name: str) -> str:
-    """Return ``name``, or its numbered form where the present manifest uses it."""
-    stem, suffix = name.split(".")
-    return name if name not in _named(directory) else f"{stem}.1.{suffix}"
-
-
-def remove_unnamed(directory: Path) -> None:
-    """Remove the files of earlier or unfinished indexes that the manifest does not name."""
-    named = _named(directory)
-    for path in directory.iterdir():
-        if path.name not in named and OURS.fullmatch(path.name):
-            path.unlink(missing_ok=True)
 
 
 def map_embeddings(
@@ -181,92 +178,107 @@ def map_embeddings(
     """Return the vectors, mapped read-only: writing to them would kill the process.
 
     Raises:
-        InputError: the file is missing, of another size than the manifest says, or (``verify``)
-            of another checksum.
+        InputError: only codes are kept; or the file is missing, of another size than the manifest
+            says, or (``verify``) of another checksum.
     """
-    path = directory / manifest.embeddings
+    if not manifest.embeddings:
+        raise InputError(
+            f"{directory}: this {manifest.kind} index keeps no full-precision vectors; rebuild it "
+            "with `atlas-lm index build --keep-vectors`"
+        )
     dtype = DTYPES.get(manifest.dtype)
     if dtype is None or manifest.count * manifest.dim * dtype.itemsize != manifest.embeddings_bytes:
         raise InputError(
             f"{directory / MANIFEST}: {manifest.count} x {manifest.dim} vectors in "
             f"{manifest.dtype} are not {manifest.embeddings_bytes} bytes; rebuild the index"
         )
+    file = ArrayFile(
+        name=manifest.embeddings,
+        bytes=manifest.embeddings_bytes,
+        sha256=manifest.embeddings_sha256,
+    )
+    path = _checked(directory, file, verify=verify)
+    return _mapped(path, dtype).view(manifest.count, manifest.dim)
+
+
+def array_path(directory: Path, manifest: Manifest, role: str, *, verify: bool = False) -> Path:
+    """Return the file of an array.
+
+    Raises:
+        InputError: the manifest names none, or the file is missing, of another size, or
+            (``verify``) of another checksum.
+    """
+    if role not in manifest.arrays:
+        raise InputError(
+            f"{directory / MANIFEST}: names no array {role!r}; rebuild the index with "
+            "`atlas-lm index build`"
+        )
+    return _checked(directory, manifest.arrays[role], verify=verify)
+
+
+def map_array(
+    directory: Path,
+    manifest: Manifest,
+    role: str,
+    dtype: torch.dtype,
+    shape: Sequence[int],
+    *,
+    verify: bool = False,
+) -> Tensor:
+    """Return an array, mapped read-only.
+
+    Raises:
+        InputError: as `array_path`; or its bytes do not make the shape.
+    """
+    path = array_path(directory, manifest, role, verify=verify)
+    numbers = int(np.prod([1, *shape]))
+    if numbers * dtype.itemsize != manifest.arrays[role].bytes:
+        raise InputError(
+            f"{path}: {manifest.arrays[role].bytes} bytes do not make {list(shape)} numbers of "
+            f"{dtype.itemsize} bytes; rebuild the index"
+        )
+    if not numbers:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return _mapped(path, dtype).view(tuple(shape))
+
+
+def _checked(directory: Path, file: ArrayFile, *, verify: bool) -> Path:
+    path = directory / file.name
     size = path.stat().st_size if path.is_file() else None
-    if size != manifest.embeddings_bytes:
+    if size != file.bytes:
         raise InputError(
             f"{path}: {'missing' if size is None else f'{size} bytes'} instead of "
-            f"{manifest.embeddings_bytes} bytes; copy it again or rebuild the index"
+            f"{file.bytes} bytes; copy it again or rebuild the index"
         )
-    if verify and sha256_file(path) != manifest.embeddings_sha256:
+    if verify and sha256_file(path) != file.sha256:
         raise InputError(
             f"{path}: checksum differs from the manifest's; copy it again or rebuild the index"
         )
+    return path
+
+
+def _mapped(path: Path, dtype: torch.dtype) -> Tensor:
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        flat = torch.from_numpy(mapped)
-    return flat.view(dtype).view(manifest.count, manifest.dim)
+        return torch.from_numpy(mapped).view(dtype)
 
 
-def write_rows(file: BinaryIO, embeddings: Float[Tensor, "n dim"]) -> memoryview:
-    """Write the vectors' bytes, row by row; return them."""
+def write_rows(file: BinaryIO, embeddings: Tensor) -> memoryview:
+    """Write a tensor's own bytes, row by row; return them."""
     data = embeddings.contiguous().cpu().view(torch.uint8).numpy().data.cast("B")
     file.write(data)
     return data
 
 
-def _write_tensor(path: Path, embeddings: Float[Tensor, "n dim"]) -> str:
-    """Write the vectors' own bytes in pieces and return their checksum."""
+def _write_tensor(path: Path, tensor: Tensor) -> str:
+    """Write the tensor's own bytes in pieces and return their checksum."""
     digest = hashlib.sha256()
-    rows = max(WRITE_BYTES // (embeddings.shape[1] * embeddings.element_size()), 1)
+    if not tensor.numel():
+        return digest.hexdigest()
+    row_bytes = tensor.numel() // len(tensor) * tensor.element_size()
+    rows = max(WRITE_BYTES // row_bytes, 1)
     with open(path, "wb") as file:
-        for start in range(0, len(embeddings), rows):
-            digest.update(write_rows(file, embeddings[start : start + rows]))
+        for start in range(0, len(tensor), rows):
+            digest.update(write_rows(file, tensor[start : start + rows]))
     return digest.hexdigest()
-
-
-def _copied(passages: PassageFiles, directory: Path, corpus: str) -> PassageFiles:
-    """Copy each passage file into the directory, unless it already holds them."""
-    if passages.copied and Path(passages.files[0].absolute).parent == directory.resolve():
-        return passages
-    sources = [Path(file.absolute) for file in passages.files]
-    store = PassageStore.open(sources, check=False)
-    if store.fingerprint != corpus:
-        raise InputError(
-            f"{', '.join(map(str, sources))}: changed since the index was built; rebuild the index"
-        )
-    needed, files = sum(path.stat().st_size for path in store.plain_paths), []
-    for number, path in enumerate(store.plain_paths, 1):
-        name = "passages.jsonl" if len(sources) == 1 else f"passages-{number:04}.jsonl"
-        target = directory / free_name(directory, name)
-        with (
-            disk_full_explained(directory, needed),
-            atomic_path(target) as temporary,
-            open(temporary, "wb") as copy,
-        ):
-            _append_lines(path, copy)
-        content = store.fingerprints[number - 1]
-        files.append(
-            PassageFile(target.name, str(target.resolve()), target.stat().st_size, content)
-        )
-    return PassageFiles(files=tuple(files), copied=True)
-
-
-def _append_lines(path: Path, copy: BinaryIO) -> None:
-    """Append a file's content, closed by a newline."""
-    with open(path, "rb") as source:
-        shutil.copyfileobj(source, copy, 1 << 20)
-        source.seek(-1, os.SEEK_END)
-        if source.read(1) != b"\n":
-            copy.write(b"\n")
-
-
-def _named(directory: Path) -> set[str]:
-    """Return the names that the directory's manifest uses; empty where there is no valid one."""
-    try:
-        manifest = read_manifest(directory)
-    except InputError:
-        return set()
-    copied = manifest.passages is not None and manifest.passages.copied
-    files = manifest.passages.files if manifest.passages is not None and copied else ()
-    return {manifest.embeddings, *(file.path for file in files)}
