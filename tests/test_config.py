@@ -15,7 +15,8 @@ OPTIONS = {
     "adist_normaliser",
     "reader": "path settings",
     "retriever": "path settings",
-    "staleness": "refresh_schedule query_side",
+    "staleness": "refresh_schedule refresh partial background probe_passages probe_every "
+    "query_side",
     "task": "task query_template target_template sample_target seed",
     "training": "total_steps bsz accumulation_steps reader retriever freeze_retriever_steps "
     "reader_loss_weight retriever_loss_weight precision seed log_every evaluate_every save_every "

@@ -17,7 +17,7 @@ class FakeIndex:
     dim = property(lambda self: self.embeddings.shape[1])
     dtype = property(lambda self: self.embeddings.dtype)
 
-    def update_(self, rows, embeddings):
+    def update_(self, rows, embeddings, *, step=None, fingerprint=None):
         self.updates += 1
         self.embeddings[rows] = embeddings
 

@@ -17,7 +17,7 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder
-from atlas_lm.staleness import RefreshSchedule, refresh
+from atlas_lm.staleness import LiveIndex, StalenessConfig, keep_fresh
 from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
 from atlas_lm.types import Example
 from tests.parity import golden
@@ -80,11 +80,15 @@ def config(**values):
     )
 
 
-def run(directory, path, *, stop=None, resume=False, objective="pdist", cfg=None):
+def run(directory, path, *, stop=None, resume=False, objective="pdist", cfg=None, staleness=None):
     """Train; with ``stop`` a Ctrl-C arrives in the evaluation after that step."""
     atlas = open_atlas(directory, objective)
     cfg = cfg or config()
-    state = new_state(atlas, data(), cfg, index=atlas.index)
+    live = LiveIndex(
+        atlas.index, atlas.store, atlas.retriever, lambda: atlas.fingerprint(atlas.store)
+    )
+    freshness = keep_fresh(live, staleness or StalenessConfig(refresh_schedule="1"), None, topk=4)
+    state = new_state(atlas, data(), cfg, freshness=freshness)
     checkpoints = Checkpoints(path)
     if resume:
         checkpoints.load(state)
@@ -99,9 +103,7 @@ def run(directory, path, *, stop=None, resume=False, objective="pdist", cfg=None
         state,
         cfg,
         checkpoints=checkpoints,
-        schedule=RefreshSchedule.parse("1"),
         log=lambda step, metrics: losses.setdefault(step, metrics.get("reader_loss")),
-        refresh=lambda: refresh(atlas.index, atlas.store, atlas.retriever.embed_corpus),
         evaluate=evaluate,
     )
     return state, losses

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.staleness import StalenessConfig
 from atlas_lm.training import Checkpoints, new_state
 from atlas_lm.training import checkpoint as checkpoint_module
 from atlas_lm.training.state import load_weights, weights
@@ -14,7 +15,9 @@ from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
 
 def state_at(step):
     model = FakeAtlas()
-    state = new_state(model, examples(), config(), index=model.index)
+    state = new_state(
+        model, examples(), config(), freshness=model.keeper(StalenessConfig(), config())
+    )
     state.step = step
     return state
 
@@ -98,15 +101,20 @@ def test_the_last_k_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
+def refreshed(state, step):
+    live = state.freshness._live
+    live.renew(range(len(live)), step)
+
+
 def test_a_refreshed_index_is_written_once_and_linked_after(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep_last=3)
     state = state_at(1)
-    state.index_step = 1
+    refreshed(state, 1)
     paths = []
     for step in (1, 2, 3):
         state.step = step
         if step == 3:
-            state.index_step = 3
+            refreshed(state, 3)
         paths.append(checkpoints.save(state) / "index.safetensors")
     inodes = [path.stat().st_ino for path in paths]
     assert inodes[0] == inodes[1] != inodes[2]

@@ -50,6 +50,10 @@ def test_metrics_are_all_there(tmp_path):
         "lr_retriever",
         "distinct_passages",
         "steps_since_refresh",
+        "staleness_drift",
+        "staleness_topk_overlap",
+        "passages_embedded",
+        "probe_embedded",
         "skipped_updates",
         "epoch",
         "tokens_per_second",
@@ -57,6 +61,10 @@ def test_metrics_are_all_there(tmp_path):
     } == metrics.keys()
     assert metrics["retriever_loss"] == pytest.approx(metrics["kl"], rel=1e-5)
     assert metrics["steps_since_refresh"] == 2  # refreshed before update 6 of 8
+    assert metrics["passages_embedded"] == 2 * 12
+    assert metrics["probe_embedded"] == 8 * 12
+    assert 0 < metrics["staleness_drift"] < 1
+    assert 0 < metrics["staleness_topk_overlap"] <= 1
 
 
 def test_the_last_step_is_evaluated_logged_and_saved(tmp_path):
@@ -73,7 +81,10 @@ def test_refreshes_come_when_due_and_never_at_the_fresh_start(tmp_path):
     seen = []
     model = FakeAtlas()
     swap = model.index.update_
-    model.index.update_ = lambda rows, new: (seen.append(len(model.calls)), swap(rows, new))
+    model.index.update_ = lambda rows, new, **made: (
+        seen.append(len(model.calls)),
+        swap(rows, new, **made),
+    )
     run(tmp_path, config(accumulation_steps=1), model=model, schedule="0-5:2,5-:3")
     assert seen == [2, 4, 6]
 

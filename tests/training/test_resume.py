@@ -72,8 +72,9 @@ def test_two_runs_with_one_seed_are_identical_and_another_seed_is_not(tmp_path):
 def test_a_refresh_changes_what_is_trained_on(tmp_path):
     stale = run(tmp_path / "stale", config(), schedule="never")
     fresh = run(tmp_path / "fresh", config(), schedule="1")
-    assert stale.state.index_step == 0
-    assert fresh.state.index_step == 7
+    assert stale.model.index.step == 0
+    assert fresh.model.index.step == 7
+    assert fresh.model.index.fingerprint != stale.model.index.fingerprint
     assert not torch.equal(stale.model.index.embeddings, fresh.model.index.embeddings)
     weights = [model.retriever.passages.weight for model in (stale.model, fresh.model)]
     assert not torch.equal(*weights)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from atlas_lm.index import FlatIndex
+from atlas_lm.index.files import Fingerprint
 from atlas_lm.objectives import ObjectiveConfig, make_objective
-from atlas_lm.staleness import RefreshSchedule
+from atlas_lm.staleness import LiveIndex, StalenessConfig, keep_fresh
 from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
 from atlas_lm.types import Example, Losses, Passage, ReaderSignals, TokenLoss
 
@@ -21,21 +23,38 @@ class FakeStore(list):
         return [self[row] for row in rows]
 
 
-class FakeIndex:
-    """Vectors and a search, as the loop and the checkpoint see an index."""
+class FakeLauncher:
+    """Embeds "elsewhere": a job is done after so many looks at it, with the copied weights."""
 
-    def __init__(self, embeddings):
-        self.embeddings = embeddings
+    def __init__(self, retriever, looks=2):
+        self.retriever, self.looks = retriever, looks
+        self.launched = []
 
-    def __len__(self):
-        return len(self.embeddings)
+    def copy_weights(self):
+        return {"weight": self.retriever.passages.weight.detach().clone()}
 
-    dim = property(lambda self: self.embeddings.shape[1])
-    dtype = property(lambda self: self.embeddings.dtype)
+    def launch(self, job, *, again):
+        self.launched.append((job.step, again))
+        return FakeWorker(job, self.looks)
 
-    def update_(self, rows, embeddings):
-        self.embeddings = self.embeddings.clone()
-        self.embeddings[rows] = embeddings
+
+class FakeWorker:
+    def __init__(self, job, looks):
+        self.job, self.looks = job, looks
+        self.stopped = self.cleared = False
+
+    def is_done(self):
+        self.looks -= 1
+        return self.looks < 0
+
+    def vectors(self):
+        return self.job.weights["weight"].clone()
+
+    def stop(self):
+        self.stopped = True
+
+    def clear(self):
+        self.cleared = True
 
 
 class FakeRetriever(nn.Module):
@@ -47,6 +66,9 @@ class FakeRetriever(nn.Module):
 
     def embed_passages(self, rows):
         return self.passages(torch.as_tensor(rows))
+
+    def embed_queries(self, query):
+        return self.queries(torch.tensor([int(text) for text in query]))
 
     def embed_corpus(self, passages):
         with torch.no_grad():
@@ -85,9 +107,26 @@ class FakeAtlas:
         self.objective = make_objective(
             ObjectiveConfig(temperature_score=1.0, temperature_gold=1.0)
         )
-        self.index = FakeIndex(self.retriever.passages.weight.detach().clone())
+        self.index = FlatIndex(
+            self.retriever.passages.weight.detach().clone(), fingerprint=self.fingerprint()
+        )
+        self.store = FakeStore(Passage(str(row), "text") for row in range(N_PASSAGES))
         self.poisoned = frozenset()
         self.calls = []
+
+    def fingerprint(self):
+        encoder = str(self.retriever.passages.weight.double().sum().item())
+        return Fingerprint(encoder, "{text}", "mean", "dot", 16, DIM, "corpus")
+
+    def keeper(self, staleness, cfg, launcher=None):
+        """What keeps the index fresh, as `cli.joint` makes it."""
+        return keep_fresh(
+            LiveIndex(self.index, self.store, self.retriever, self.fingerprint),
+            staleness,
+            launcher or FakeLauncher(self.retriever),
+            topk=self.topk,
+            freeze_retriever_steps=cfg.freeze_retriever_steps,
+        )
 
     def losses(self, batch, *, train_retriever):
         self.calls.append(([example.id for example in batch.examples], train_retriever))
@@ -141,28 +180,32 @@ class Run:
     log: list
 
 
-def run(path, cfg, *, schedule="0-:3", resume=False, model=None, evaluate=None, data=None):
+def run(
+    path,
+    cfg,
+    *,
+    schedule="0-:3",
+    resume=False,
+    model=None,
+    evaluate=None,
+    data=None,
+    staleness=None,
+    launcher=None,
+):
     """Train in ``path`` from the start, or from the newest checkpoint there."""
     model = model or FakeAtlas()
-    state = new_state(model, data or examples(), cfg, index=model.index)
+    staleness = staleness or StalenessConfig(refresh_schedule=schedule)
+    freshness = model.keeper(staleness, cfg, launcher)
+    state = new_state(model, data or examples(), cfg, freshness=freshness)
     checkpoints = Checkpoints(path, keep_last=cfg.keep_last)
     if resume:
         checkpoints.load(state)
-    store = FakeStore(Passage(str(row), "text") for row in range(N_PASSAGES))
     log = []
-
-    def refresh_index():
-        from atlas_lm.staleness import refresh
-
-        refresh(model.index, store, model.retriever.embed_corpus)
-
     outcome = train(
         state,
         cfg,
         checkpoints=checkpoints,
-        schedule=RefreshSchedule.parse(schedule, freeze_retriever_steps=cfg.freeze_retriever_steps),
         log=lambda step, metrics: log.append((step, dict(metrics))),
-        refresh=refresh_index,
         evaluate=evaluate,
     )
     return Run(model, state, outcome, log)

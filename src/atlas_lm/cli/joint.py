@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
 from atlas_lm.evaluation import measure
-from atlas_lm.index import build
+from atlas_lm.index import FlatIndex, build
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader import open_reader
@@ -15,7 +15,14 @@ from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.structure import unstructure
-from atlas_lm.staleness import refresh, train_query_side_only
+from atlas_lm.staleness import (
+    AlwaysFresh,
+    Freshness,
+    LiveIndex,
+    keep_fresh,
+    train_query_side_only,
+)
+from atlas_lm.staleness.process import ProcessLauncher
 from atlas_lm.tasks import TaskConfig, find_task, load_examples, sample_shots, with_wording
 from atlas_lm.training import Checkpoints, Outcome, RunLog, new_state, train
 from atlas_lm.types import Example
@@ -105,11 +112,11 @@ def run_joint(
     )
     if not resume:
         checkpoints.require_none()
-    state = new_state(atlas, examples, config.training, index=atlas.index)
+    freshness = keeper(atlas, config, out)
+    state = new_state(atlas, examples, config.training, freshness=freshness)
     if resume:
         notice(f"resuming from {checkpoints.load(state)}")
     save_recipe(out / "recipe.toml", config)
-    schedule = config.staleness.schedule(config.training.freeze_retriever_steps)
     log = RunLog(
         out / "metrics.jsonl",
         total_steps=config.training.total_steps,
@@ -121,9 +128,7 @@ def run_joint(
             state,
             config.training,
             checkpoints=checkpoints,
-            schedule=schedule,
             log=log,
-            refresh=lambda: _refresh(atlas),
             evaluate=(lambda: _evaluate(atlas, validation)) if validation else None,
         )
     if outcome.finished:
@@ -131,10 +136,40 @@ def run_joint(
     return outcome
 
 
-def _refresh(atlas: Atlas) -> None:
-    assert atlas.index is not None
-    assert atlas.store is not None
-    refresh(atlas.index, atlas.store, atlas.trained_retriever.embed_corpus)
+def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
+    """Return what keeps the open index near the retriever during the run in ``out``.
+
+    Raises:
+        InputError: the passage encoder will learn, and the index is of a kind whose vectors cannot
+            follow it.
+    """
+    index, store = atlas.index, atlas.store
+    if index is None or store is None or not passages_move(config):
+        return AlwaysFresh(indexed=index is not None)
+    if not isinstance(index, FlatIndex):
+        raise InputError(
+            "the passage encoder learns, and the vectors of this index cannot follow it: it is "
+            "compressed or has parts; train with a flat index (atlas-lm index build --kind flat), "
+            "or set staleness.query_side=true"
+        )
+    retriever, staleness = atlas.trained_retriever, config.staleness
+    launcher = ProcessLauncher(
+        retriever, store, out / "background", dtype=index.dtype, config=staleness.background
+    )
+    return keep_fresh(
+        LiveIndex(index, store, retriever, lambda: atlas.fingerprint(store)),
+        staleness,
+        launcher,
+        topk=config.context.retriever_n_context,
+        freeze_retriever_steps=config.training.freeze_retriever_steps,
+        seed=config.training.seed,
+    )
+
+
+def passages_move(config: RunConfig) -> bool:
+    """Return whether a run's passage encoder learns."""
+    frozen = config.training.freeze_retriever_steps >= config.training.total_steps
+    return not frozen and not config.staleness.query_side
 
 
 def _evaluate(atlas: Atlas, validation: list[Example]) -> dict[str, float]:
@@ -144,12 +179,7 @@ def _evaluate(atlas: Atlas, validation: list[Example]) -> dict[str, float]:
 def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> None:
     """Save the model; give it an index of its own where the passage encoder has moved."""
     atlas.save_pretrained(out / "model")
-    passages_moved = (
-        atlas.index is not None
-        and not config.staleness.query_side
-        and config.training.freeze_retriever_steps < config.training.total_steps
-    )
-    if passages_moved and atlas.store is not None:
+    if passages_move(config) and atlas.index is not None and atlas.store is not None:
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
         if (out / "index").is_dir() and not (out / START_INDEX).exists():

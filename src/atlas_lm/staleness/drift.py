@@ -11,24 +11,32 @@ from torch.nn.functional import cosine_similarity
 
 @dataclass(frozen=True)
 class Drift:
-    """Old against fresh embeddings of the same passages, and what queries make of both."""
+    """The index's vectors of a sample of passages against the retriever's, and what queries see."""
 
-    mean_cosine: float
-    """Mean cosine between a passage's old and fresh embedding; 1 means nothing moved."""
-    topk_kept: float
-    """Share of each query's fresh top k that the old embeddings also put there."""
+    drift: float
+    """Mean of 1 - cosine between a passage's vector in the index and a fresh one; 0: unmoved."""
+    topk_overlap: float | None
+    """Share of each query's fresh top k that the index's vectors put there too, in [0, 1]; None
+    where there are no queries yet."""
 
 
 def measure_drift(
     query_emb: Float[Tensor, "bsz dim"],
-    old: Float[Tensor, "n dim"],
+    stale: Float[Tensor, "n dim"],
     fresh: Float[Tensor, "n dim"],
     *,
     topk: int,
 ) -> Drift:
-    """Compare the index's vectors of a sample of passages with the current retriever's."""
+    """Compare the index's vectors of some passages with the current retriever's.
+
+    The top k is that among these passages alone.
+    """
+    stale = stale.to(fresh)
+    cosine = cosine_similarity(stale, fresh, dim=-1)
+    drift = (1 - cosine.double()).mean().clamp(min=0).item()
+    if not len(query_emb):
+        return Drift(drift, None)
     topk = min(topk, len(fresh))
-    found = [(query_emb @ side.to(query_emb).T).topk(topk).indices for side in (old, fresh)]
+    found = [(query_emb.to(fresh) @ side.T).topk(topk).indices for side in (stale, fresh)]
     kept = (found[0].unsqueeze(-1) == found[1].unsqueeze(-2)).any(dim=-2)
-    cosine = cosine_similarity(old.to(fresh), fresh, dim=-1)
-    return Drift(cosine.mean().item(), kept.float().mean().item())
+    return Drift(drift, kept.double().mean().item())

@@ -1,15 +1,72 @@
-"""When the index is refreshed: ``0-100:10,100-:500`` means every 10 steps, later every 500."""
+"""When the index is refreshed.
+
+``0-100:10,100-:500`` means every 10 steps, later every 500; ``drift>0.05`` means as soon as the
+vectors are that far off.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from atlas_lm.runtime.errors import InputError
 
 _SPAN = re.compile(r"(\d+)\s*-\s*(\d*)\s*:\s*(\d+)")
-_FORM = 'write "start-end:every", such as "0-100:10,100-:500", one number such as "50", or "never"'
+_DRIFT = re.compile(r"drift\s*>\s*(\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+)")
+_FORM = (
+    'write "start-end:every", such as "0-100:10,100-:500", one number such as "50", "never", or '
+    'a bound on what is measured, such as "drift>0.05"'
+)
+PROBE_EVERY = 10
+"""Steps between measurements, where a bound decides."""
+
+
+class Trigger(Protocol):
+    """When a refresh is due."""
+
+    def is_due(self, step: int, drift: Callable[[], float]) -> bool:
+        """Return whether one is due before the update at ``step``; ``drift`` measures."""
+        ...
+
+
+@dataclass(frozen=True)
+class DriftBound:
+    """A refresh is due when the vectors are further off than a bound, on average."""
+
+    bound: float
+    """In 1 - cosine; see `Drift.drift`."""
+    every: int = PROBE_EVERY
+    """Steps between measurements."""
+    freeze_retriever_steps: int = 0
+    """Steps before the retriever starts to learn; until it has moved nothing is measured."""
+
+    def is_due(self, step: int, drift: Callable[[], float]) -> bool:
+        """Return whether the drift has passed the bound; measured only at every ``every`` steps."""
+        return (
+            step > self.freeze_retriever_steps and step % self.every == 0 and drift() > self.bound
+        )
+
+
+def parse_trigger(
+    text: str, *, freeze_retriever_steps: int = 0, probe_every: int = PROBE_EVERY
+) -> Trigger:
+    """Read a schedule of steps, see `RefreshSchedule.parse`, or a bound such as ``drift>0.05``.
+
+    Raises:
+        InputError: it is neither, or the bound is not between 0 and 2.
+    """
+    match = _DRIFT.fullmatch(text.strip())
+    if match is None:
+        return RefreshSchedule.parse(text, freeze_retriever_steps=freeze_retriever_steps)
+    bound = float(match.group(1))
+    if not 0 < bound < 2:
+        raise InputError(
+            f"refresh_schedule {text!r}: drift is 1 - cosine; give a bound between 0 and 2"
+        )
+    return DriftBound(bound, probe_every, freeze_retriever_steps)
 
 
 @dataclass(frozen=True)
@@ -63,12 +120,12 @@ class RefreshSchedule:
                 )
         return cls(spans, freeze_retriever_steps, passages_move)
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, step: int, drift: Callable[[], float] | None = None) -> bool:
         """Return whether the index must be the retriever's own before the update at ``step``.
 
-        Step 0 is always due: training starts from an index that the retriever made. (The loop
-        skips a refresh where the index is of that very step already.) Later steps are due as the
-        spans say, once the retriever has moved.
+        Step 0 is always due: training starts from an index that the retriever made. (A run
+        refuses to open another, so nothing is embedded then.) Later steps are due as the spans
+        say, once the retriever has moved. What drifted does not matter.
         """
         if step == 0:
             return True

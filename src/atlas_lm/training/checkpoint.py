@@ -2,7 +2,8 @@
 
 A checkpoint is the directory ``step-00000120`` with ``model.safetensors``,
 ``optimizer.safetensors``, ``random.safetensors``, ``index.safetensors`` (only once the index has
-been refreshed) and ``state.json``: step, data position, generators, configuration, file sizes.
+been refreshed), ``background.safetensors`` (the encoder of a refresh under way) and
+``state.json``: step, data position, generators, freshness, configuration, file sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import warn
 from atlas_lm.training.state import TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last")
 """Options of ``training`` that decide nothing about the weights."""
 
@@ -103,7 +104,7 @@ class Checkpoints:
                         save_file(_contiguous(tensors), target)
                 _write_facts(temporary, state, self.config)
         if "index" in files:
-            self._index_file = (state.index_step, path / "index.safetensors")
+            self._index_file = (state.freshness.version, path / "index.safetensors")
         self._remove_old()
         return path
 
@@ -134,12 +135,12 @@ class Checkpoints:
         _warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         if "index" in tensors:
-            self._index_file = (state.index_step, path / "index.safetensors")
+            self._index_file = (state.freshness.version, path / "index.safetensors")
         return path
 
     def _linkable_index(self, state: TrainState) -> Path | None:
-        """Return an index file written earlier for this very refresh: big files are linked."""
-        if self._index_file is None or self._index_file[0] != state.index_step:
+        """Return an index file written earlier with these very vectors: big files are linked."""
+        if self._index_file is None or self._index_file[0] != state.freshness.version:
             return None
         return self._index_file[1] if self._index_file[1].is_file() else None
 

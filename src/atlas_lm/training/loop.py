@@ -1,14 +1,14 @@
-"""The joint training loop: refresh the index when it is due, update both halves, log, save."""
+"""The joint training loop: keep the index fresh, update both halves, log, save."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
-from atlas_lm.staleness import RefreshSchedule
 from atlas_lm.training.checkpoint import Checkpoints
 from atlas_lm.training.collapse import CollapseMonitor
 from atlas_lm.training.config import TrainingConfig
@@ -43,9 +43,7 @@ def train(
     cfg: TrainingConfig,
     *,
     checkpoints: Checkpoints,
-    schedule: RefreshSchedule,
     log: Callable[[int, Metrics], None],
-    refresh: Callable[[], None] | None = None,
     evaluate: Callable[[], Metrics] | None = None,
 ) -> Outcome:
     """Train from ``state.step`` to ``cfg.total_steps``; the last step is evaluated and saved.
@@ -53,12 +51,11 @@ def train(
     On Ctrl-C or SIGTERM the step is finished, a checkpoint saved, and the call returns.
 
     Args:
-        state: A new state, or one restored by ``checkpoints.load``. It is moved along.
+        state: A new state, or one restored by ``checkpoints.load``. It is moved along, and its
+            ``freshness`` is closed.
         cfg: The hyper-parameters, those that ``state`` was made with.
         checkpoints: Where checkpoints go.
-        schedule: When the index is refreshed; it has no effect without ``refresh``.
         log: Receives the step and its metrics.
-        refresh: Embeds every passage anew and puts the vectors into ``state.index``.
         evaluate: Returns metrics on held-out data; the model is in whichever mode it likes.
 
     Raises:
@@ -66,26 +63,25 @@ def train(
             checkpoint was written before the first of them or holds the same weights.
     """
     monitor = CollapseMonitor()
-    with StopRequest() as stop:
+    with StopRequest() as stop, closing(state.freshness):
         while state.step < cfg.total_steps and not stop.asked:
-            if refresh and schedule.is_due(state.step) and state.index_step != state.step:
-                refresh()
-                state.index_step = state.step
+            state.freshness.prepare(state.step)
+            batches = state.batches.take(cfg.accumulation_steps)
             done = update(
                 state.model,
-                state.batches.take(cfg.accumulation_steps),
+                batches,
                 state.optimizers,
                 cfg,
                 step=state.step,
                 train_retriever=retriever_learns(state, cfg),
             )
             state.step += 1
+            state.freshness.observe(query for batch in batches for query in batch.query)
             note_skip(state, done)
+            watch(monitor, done, state.step)
             last = state.step == cfg.total_steps
             if last or every(cfg.log_every, state.step):
-                log(state.step, done.metrics | watch(state, monitor, done))
-            else:
-                watch(state, monitor, done)
+                log(state.step, done.metrics | describe(state, monitor))
             if evaluate and (last or every(cfg.evaluate_every, state.step)):
                 log(state.step, evaluate())
             if every(cfg.save_every, state.step) and not (last or stop.asked):
@@ -107,15 +103,19 @@ def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
     return state.optimizers.retriever is not None and state.step >= cfg.freeze_retriever_steps
 
 
-def watch(state: TrainState, monitor: CollapseMonitor, done: Update) -> dict[str, float]:
-    """Feed the collapse monitor; return the metrics of the run, beside those of the update."""
+def watch(monitor: CollapseMonitor, done: Update, step: int) -> None:
+    """Show the monitor what an update has retrieved."""
     for ids, rows in done.retrieved:
         monitor.add(ids, rows)
-    monitor.check(state.step)
+    monitor.check(step)
+
+
+def describe(state: TrainState, monitor: CollapseMonitor) -> dict[str, float]:
+    """Return the metrics of the run, beside those of the update."""
     metrics = {
         "epoch": state.batches.epoch,
-        "steps_since_refresh": float(state.step - state.index_step),
         "skipped_updates": float(state.skipped),
+        **state.freshness.measure(state.step),
     }
     if monitor.share is not None:
         metrics["distinct_passages"] = monitor.share

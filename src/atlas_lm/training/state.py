@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.seeds import seed_everything
+from atlas_lm.staleness import AlwaysFresh, Freshness
 from atlas_lm.training.batches import Batches
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.update import Optimizers, Trainable, make_optimizers
 from atlas_lm.types import Example
-
-
-class IndexVectors(Protocol):
-    """An index whose vectors are part of the state once they have been refreshed."""
-
-    @property
-    def embeddings(self) -> Float[Tensor, "n dim"]:
-        """All vectors, as stored."""
-        ...
-
-    def update_(self, rows: slice, embeddings: Float[Tensor, "n dim"]) -> None:
-        """Replace the vectors of the rows."""
-        ...
 
 
 @dataclass
@@ -40,12 +27,10 @@ class TrainState:
     model: Trainable
     optimizers: Optimizers
     batches: Batches
-    index: IndexVectors | None = None
-    """The live index; None where passages are given or the index never changes."""
+    freshness: Freshness = field(default_factory=AlwaysFresh)
+    """Keeps the live index near the retriever, and holds what has become of it."""
     step: int = 0
     """Updates made so far, skipped ones included."""
-    index_step: int = 0
-    """The step whose retriever made the index's vectors; 0 for the index the run began with."""
     skipped: int = 0
     """Updates skipped because a loss or gradient was not finite."""
     skipped_in_row: int = 0
@@ -61,27 +46,26 @@ class TrainState:
         """Return all that is not a tensor, ready for JSON."""
         return {
             "step": self.step,
-            "index_step": self.index_step,
             "skipped": self.skipped,
             "skipped_in_row": self.skipped_in_row,
             "batches": self.batches.state,
+            "freshness": self.freshness.facts(),
             "random": random_facts(),
         }
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of each file: ``model``, ``optimizer``, ``random`` and ``index``.
 
-        ``index`` is there only if the index has been refreshed since the run began.
+        ``index`` is there only if the index has been refreshed since the run began, and
+        ``background`` only while a refresh runs beside the training.
         """
         halves = self.optimizers.halves
-        files = {
+        return {
             "model": _joined({name: weights(part) for name, part in self.modules.items()}),
             "optimizer": _joined({name: half.tensors() for name, half in halves.items()}),
             "random": random_tensors(),
+            **self.freshness.tensors(),
         }
-        if self.index is not None and self.index_step > 0:
-            files["index"] = {"embeddings": self.index.embeddings}
-        return files
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
         """Become the state that `facts` and `tensors` were taken from.
@@ -94,21 +78,10 @@ class TrainState:
         for name, half in self.optimizers.halves.items():
             half.restore(_part(tensors["optimizer"], name))
         self.batches.restore(facts["batches"])
-        if "index" in tensors:
-            self._restore_index(tensors["index"]["embeddings"])
-        for name in ("step", "index_step", "skipped", "skipped_in_row"):
+        self.freshness.restore(facts["freshness"], tensors)
+        for name in ("step", "skipped", "skipped_in_row"):
             setattr(self, name, facts[name])
         restore_random(facts["random"], tensors["random"])
-
-    def _restore_index(self, embeddings: Tensor) -> None:
-        if self.index is None:
-            raise InputError("resume: the run refreshed an index, and none is open; open it first")
-        if self.index.embeddings.shape != embeddings.shape:
-            raise InputError(
-                f"resume: the run's index holds vectors of shape {list(embeddings.shape)}, the one "
-                f"that is open {list(self.index.embeddings.shape)}; open the index it began with"
-            )
-        self.index.update_(slice(0, len(embeddings)), embeddings)
 
 
 def new_state(
@@ -116,13 +89,13 @@ def new_state(
     examples: Sequence[Example],
     config: TrainingConfig,
     *,
-    index: IndexVectors | None = None,
+    freshness: Freshness | None = None,
 ) -> TrainState:
     """Return the state before the first update: everything seeded, dropout and memory set."""
     seed_everything(config.seed)
     prepare(model, config)
     batches = Batches(examples, config.bsz, config.seed)
-    return TrainState(model, make_optimizers(model, config), batches, index)
+    return TrainState(model, make_optimizers(model, config), batches, freshness or AlwaysFresh())
 
 
 def prepare(model: Trainable, config: TrainingConfig) -> None:

@@ -1,0 +1,43 @@
+"""Staleness, measured: a fixed sample of passages, embedded anew whenever one wants to know."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from atlas_lm.staleness.drift import Drift, measure_drift
+from atlas_lm.staleness.live import LiveIndex
+from atlas_lm.staleness.recent import RecentQueries
+
+
+class Probe:
+    """A fixed sample of an index's passages.
+
+    Args:
+        live: The index and its retriever.
+        recent: The queries whose top k is compared.
+        passages: Passages in the sample; all, where the index holds fewer.
+        topk: Passages of the sample that count as found by a query.
+        seed: Governs which.
+    """
+
+    def __init__(
+        self, live: LiveIndex, recent: RecentQueries, *, passages: int, topk: int, seed: int
+    ) -> None:
+        self._live, self._recent, self._topk = live, recent, topk
+        count = min(passages, len(live))
+        self.rows = sorted(random.Random(f"probe {seed}").sample(range(len(live)), count))
+        """The sampled rows."""
+        self.embedded = 0
+        """Passages embedded to measure, so far."""
+
+    def measure(self) -> Drift:
+        """Return how far the sample's vectors in the index are from the retriever's own."""
+        index = self._live.index
+        rows = torch.tensor(self.rows, device=index.device)
+        stale = index.embeddings[rows]
+        fresh = self._live.encoder.embed_corpus(self._live.store.passages(self.rows))
+        self.embedded += len(self.rows)
+        query_emb = self._live.embed_recent(self._recent.texts())
+        return measure_drift(query_emb, stale, fresh, topk=self._topk)
