@@ -172,7 +172,7 @@ class Manifest:
     """The content of `manifest.json`."""
 
     kind: str
-    """Which index: "flat", "int8", "binary", "faiss" or "milvus"."""
+    """Which index: "flat", "int8", "binary", "faiss", "milvus", or "stack" of others."""
     dim: int
     """Components of a vector."""
     dtype: str
@@ -203,8 +203,22 @@ class Manifest:
     """Measured at build time; None for an exact index."""
     parts: tuple[str, ...] = ()
     """Names of subdirectories, each an index over passages added later; rows count on."""
+    part_rows: tuple[int, ...] = ()
+    """Rows of each part."""
+    deleted: int = 0
+    """Rows, of all parts, that are dead; their list is the array "deleted"."""
     format_version: int = FORMAT_VERSION
     """Version of this format."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the index and its parts, dead ones too."""
+        return self.count + sum(self.part_rows)
+
+    @property
+    def live(self) -> int:
+        """Passages that can be found."""
+        return self.rows - self.deleted
 
 
 def write_manifest(directory: Path, **fields: Any) -> Manifest:
@@ -264,6 +278,7 @@ def _parsed(values: Any) -> Manifest:
         "arrays": {role: ArrayFile(**array) for role, array in values.get("arrays", {}).items()},
         "recall": Recall(**recall) if recall is not None else None,
         "parts": tuple(values.get("parts", ())),
+        "part_rows": tuple(values.get("part_rows", ())),
     }
     manifest = Manifest(**{**values, **nested})
     for known in dataclasses.fields(manifest):

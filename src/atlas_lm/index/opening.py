@@ -1,53 +1,259 @@
-"""An index directory and its passages, opened together and held against each other."""
+"""An index directory and its passages, opened together and held against each other.
+
+What was opened stays readable whatever a writer does afterwards: files are mapped or open, and a
+writer never changes a file but replaces the manifest that names it. An opening that a writer
+overtakes starts over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from atlas_lm.index.base import Index
+from atlas_lm.index.files import MANIFEST, Fingerprint, Manifest, read_manifest
 from atlas_lm.index.flat import FlatIndex
+from atlas_lm.index.parted import PartedIndex, joined_files
+from atlas_lm.index.storage import map_array
+from atlas_lm.passages.repeats import joint_fingerprint
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, did_you_mean
+
+KINDS: dict[str, Any] = {"flat": FlatIndex}
+"""The class of every kind: implements `index.base.Index` and has a classmethod ``load(path, *,
+device, mmap, verify)``."""
+STACK = "stack"
+"""Kind of a directory that names others, which are searched as one."""
+ATTEMPTS = 20
+Opened = TypeVar("Opened")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loading:
+    """How an index is loaded."""
+
+    device: torch.device | str
+    mmap: bool
+    verify: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """One directory of vectors with the passage files of its rows."""
+
+    path: Path
+    index: Index
+    fingerprint: Fingerprint
+    files: tuple[Path, ...]
+    sha256: tuple[str, ...]
 
 
 def open_index(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     passages: Sequence[str | Path] | None = None,
     device: torch.device | str = "cpu",
     mmap: bool = True,
     verify: bool = False,
-) -> tuple[FlatIndex, PassageStore]:
-    """Open an index directory and the passages its rows stand for.
+) -> tuple[Index, PassageStore]:
+    """Open an index directory of any kind, or a stack of them, and the passages of its rows.
 
     Args:
-        path: the index directory.
+        path: the index directory; or several, searched as one: of passages with equal ids only the
+            one in the last directory that has it is found.
         passages: where the passage files are, if not where the manifest says.
         device: where to search.
         mmap: map the vectors instead of reading them (on CPU).
-        verify: also compare the checksum of the vectors.
+        verify: also compare the checksums of vectors and arrays.
 
     Raises:
-        InputError: as `FlatIndex.load`; or the passages are missing, or their content is not what
-            the index was built from.
+        InputError: the manifest is missing, damaged, of a newer format or of an unknown kind; a
+            file is missing, truncated or (``verify``) altered; the passages are missing, or their
+            content is not what the index was built from.
     """
-    path = Path(path)
-    index = FlatIndex.load(path, device=device, mmap=mmap, verify=verify)
-    if passages is None and index.passage_files is None:
+    loading = _Loading(device=device, mmap=mmap, verify=verify)
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    if not paths:
+        raise InputError("no index directory given; name at least one")
+    if len(paths) == 1:
+        return consistently(paths[0], lambda: _open(paths[0], passages, loading))
+    if passages is not None:
+        raise InputError("a stack of indexes takes each one's own passages; name only the indexes")
+    return _stack([open_index(one, **vars(loading)) for one in paths], paths)
+
+
+def consistently(path: Path, read: Callable[[], Opened]) -> Opened:
+    """Return what ``read`` returns while the manifest of ``path`` stays the same.
+
+    Raises:
+        InputError: as ``read`` raises, when no writer is the cause; or writers never pause.
+    """
+    for _ in range(ATTEMPTS):
+        before = _manifest_bytes(path)
+        try:
+            opened = read()
+        except (InputError, OSError):
+            if _manifest_bytes(path) == before:
+                raise
+        else:
+            if _manifest_bytes(path) == before:
+                return opened
+        time.sleep(0.01)
+    raise InputError(f"{path}: changed {ATTEMPTS} times while it was opened; wait for its writers")
+
+
+def load_vectors(path: Path, manifest: Manifest, **how: Any) -> Index:
+    """Return the index of a directory without its parts.
+
+    Raises:
+        InputError: the kind is unknown, or a file is missing or damaged.
+    """
+    if manifest.kind not in KINDS:
+        raise InputError(
+            f"{path / MANIFEST}: unknown kind {manifest.kind!r}"
+            f"{did_you_mean(manifest.kind, KINDS)}; upgrade atlas-lm or rebuild the index"
+        )
+    index: Index = KINDS[manifest.kind].load(path, **how)
+    return index
+
+
+def deleted_rows(path: Path, manifest: Manifest, *, verify: bool = False) -> NDArray[np.int64]:
+    """Return the dead rows of a directory, sorted, read into memory."""
+    if "deleted" not in manifest.arrays:
+        return np.zeros(0, np.int64)
+    shape = [manifest.deleted]
+    rows = map_array(path, manifest, "deleted", torch.int64, shape, verify=verify)
+    return np.array(rows.numpy())
+
+
+def stack_members(path: Path, manifest: Manifest) -> list[Path]:
+    """Return the directories that a stack names, where they are now.
+
+    Raises:
+        InputError: one is neither beside the stack nor where it was.
+    """
+    members = []
+    for member in manifest.settings["members"]:
+        places = [(path.resolve() / member["path"]).resolve(), Path(member["absolute"])]
+        found = next((place for place in places if place.is_dir()), None)
+        if found is None:
+            raise InputError(
+                f"{path}: its index {member['absolute']} is missing; put it back or stack again"
+            )
+        members.append(found)
+    return members
+
+
+def _open(
+    path: Path, passages: Sequence[str | Path] | None, loading: _Loading
+) -> tuple[Index, PassageStore]:
+    manifest = read_manifest(path)
+    if manifest.kind == STACK:
+        return open_index(stack_members(path, manifest), passages=passages, **vars(loading))
+    places = [path, *(path / name for name in manifest.parts)]
+    members = [_member(place, loading, located=passages is None) for place in places]
+    deleted = deleted_rows(path, manifest, verify=loading.verify)
+    files = [file for member in members for file in member.files]
+    store = PassageStore.open(passages or files, check=False, hidden=deleted)
+    _check(path, members, store, given=passages is not None)
+    index = members[0].index
+    if len(members) > 1 or len(deleted):
+        parts = [member.index for member in members]
+        index = PartedIndex(parts, deleted, passages=joined_files(parts))
+    index.fingerprint = dataclasses.replace(index.fingerprint, corpus=store.fingerprint)
+    return index, store
+
+
+def _member(path: Path, loading: _Loading, *, located: bool) -> _Member:
+    manifest = read_manifest(path)
+    index = load_vectors(path, manifest, **vars(loading))
+    if located and index.passage_files is None:
         raise InputError(
             f"{path}: the index was saved without its passages; name the passage files"
         )
-    if passages is None:
-        assert index.passage_files is not None
-        passages = index.passage_files.found_from(path)
-    store = PassageStore.open(passages, check=False)
-    if store.fingerprint != index.fingerprint.corpus or len(store) != len(index):
+    files = index.passage_files
+    return _Member(
+        path=path,
+        index=index,
+        fingerprint=manifest.fingerprint,
+        files=tuple(files.found_from(path)) if located and files is not None else (),
+        sha256=tuple(file.sha256 for file in files.files) if files is not None else (),
+    )
+
+
+def _check(path: Path, members: Sequence[_Member], store: PassageStore, *, given: bool) -> None:
+    """Refuse passages that are not those the vectors were made of."""
+    rows = sum(len(member.index) for member in members)
+    if given and len(members) == 1:
+        member = members[0]
+        same = store.fingerprint == member.fingerprint.corpus or store.sha256 == member.sha256
+    else:
+        same, first = True, 0
+        for member in members:
+            last = first + len(member.sha256)
+            of_member = store.fingerprints[first:last]
+            same &= bool(of_member) and (
+                joint_fingerprint(of_member) == member.fingerprint.corpus
+                or store.sha256[first:last] == member.sha256
+            )
+            same &= sum(store.counts[first:last]) == len(member.index)
+            first = last
+    if not same or len(store) != rows:
+        corpus = members[0].fingerprint.corpus
         raise InputError(
-            f"{path}: built from {len(index)} passages (fingerprint "
-            f"{index.fingerprint.corpus[:12]}...), but {', '.join(map(str, store.paths))} holds "
+            f"{path}: built from {rows} passages (fingerprint "
+            f"{corpus[:12]}...), but {', '.join(map(str, store.paths))} holds "
             f"{len(store)} others (fingerprint {store.fingerprint[:12]}...); put the original "
             "files back, or rebuild the index with `atlas-lm index build`"
         )
-    return index, store
+
+
+def _stack(
+    opened: Sequence[tuple[Index, PassageStore]], paths: Sequence[Path]
+) -> tuple[Index, PassageStore]:
+    """Join indexes; of passages with equal ids only the last one is live."""
+    indexes = [index for index, _ in opened]
+    files = [file for _, store in opened for file in store.paths]
+    dead, first = [np.zeros(0, np.int64)], 0
+    for index, store in opened:
+        if store.hidden is not None:
+            dead.append(store.hidden + first)
+        first += len(index)
+    hidden = np.concatenate(dead)
+    repeats = PassageStore.open(files, check=False).repeats()
+    hidden = np.union1d(hidden, _earlier(repeats, hidden))
+    store = PassageStore.open(files, check=False, hidden=hidden)
+    try:
+        joint = PartedIndex(indexes, hidden, passages=joined_files(indexes))
+    except InputError as error:
+        names = ", ".join(map(str, paths))
+        raise InputError(f"{names} cannot be searched as one: {error}") from error
+    joint.fingerprint = dataclasses.replace(joint.fingerprint, corpus=store.fingerprint)
+    return joint, store
+
+
+def _earlier(repeats: NDArray[np.int64], hidden: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the live rows whose id a later live row has too.
+
+    Args:
+        repeats: rows in ascending order, each with the first row of its id.
+        hidden: dead rows.
+    """
+    live = repeats[~np.isin(repeats[:, 0], hidden)]
+    last = {group: row for row, group in live.tolist()}
+    return np.array([row for row, group in live.tolist() if last[group] != row], np.int64)
+
+
+def _manifest_bytes(path: Path) -> bytes | None:
+    try:
+        return (path / MANIFEST).read_bytes()
+    except OSError:
+        return None

@@ -75,6 +75,7 @@ def write_index(
     recall: Recall | None = None,
     count: int | None = None,
     dtype: torch.dtype | None = None,
+    deleted: int = 0,
 ) -> Manifest:
     """Write vectors, arrays and manifest, and the passages where they are to be copied.
 
@@ -92,6 +93,7 @@ def write_index(
         recall: how much of the exact result is found.
         count: number of vectors.
         dtype: how vectors are, or were, stored.
+        deleted: how many rows the array "deleted" lists.
 
     Raises:
         InputError: the directory holds something else, or the disk is full; an index that was
@@ -121,6 +123,7 @@ def write_index(
             arrays=write_arrays(directory, arrays or {}),
             settings=settings or {},
             recall=recall,
+            deleted=deleted,
         )
 
 

@@ -1,0 +1,336 @@
+"""Several indexes searched as one; rows count on from one part to the next.
+
+An index that was added to, updated or deleted from is its own first part, the additions, and a list
+of rows that are dead; a stack is the same over indexes of their own. Parts may be of any kind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int32, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atlas_lm.index.base import Index
+from atlas_lm.index.exact import check_queries, excluded_pairs
+from atlas_lm.index.files import Fingerprint, PassageFiles
+from atlas_lm.index.flat import FlatIndex
+from atlas_lm.index.shares import Divisible, Movable, Share, search_share
+from atlas_lm.index.storage import write_index
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import SearchResult
+
+
+@runtime_checkable
+class Updatable(Protocol):
+    """An index whose vectors can be replaced."""
+
+    def update_(
+        self,
+        rows: slice | Sequence[int] | Int64[Tensor, " n"],
+        embeddings: Float[Tensor, "n dim"],
+        *,
+        step: int | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Replace the vectors of the rows."""
+        ...
+
+
+class PartedIndex:
+    """Indexes searched as one, without their dead rows. Implements `index.base.Index`."""
+
+    def __init__(
+        self,
+        parts: Sequence[Index],
+        deleted: NDArray[np.int64] | None = None,
+        *,
+        passages: PassageFiles | None = None,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            parts: at least one, of the same dim, encoder, template, pooling and length.
+            deleted: rows of the whole that are never returned, sorted.
+            passages: the passage files of all parts, in order.
+
+        Raises:
+            InputError: the parts do not belong together; the message names the field.
+        """
+        self.parts = tuple(parts)
+        """The indexes, in the order of their rows."""
+        self.deleted = np.zeros(0, np.int64) if deleted is None else np.asarray(deleted, np.int64)
+        """Rows that are never returned, sorted."""
+        self.passage_files = passages
+        """The passages the rows stand for."""
+        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        self._spans = [range(start, stop) for start, stop in pairwise(starts)]
+        self._live = _live(self.deleted, starts[-1])
+        self.fingerprint = _joint(self.parts)
+        """What the vectors were computed with; its corpus is that of the first part until
+        `open_index` says which the whole has."""
+
+    def __len__(self) -> int:
+        return self._spans[-1].stop
+
+    @property
+    def live(self) -> int:
+        """Rows that are not dead."""
+        return len(self) - len(self.deleted)
+
+    @property
+    def live_rows(self) -> Bool[Tensor, " n"] | None:
+        """True for the rows that are not dead; None where all are live."""
+        return self._live
+
+    @property
+    def dim(self) -> int:
+        """Components of an embedding."""
+        return self.parts[0].dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """How the first part stores its embeddings."""
+        return self.parts[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first part is searched and results live."""
+        return self.parts[0].device
+
+    @property
+    def step(self) -> int:
+        """The retriever's step of the oldest part."""
+        return min(part.step for part in self.parts)
+
+    @property
+    def row_steps(self) -> Int32[Tensor, " n"] | None:
+        """The step of every row's vector; None where all are of `step`."""
+        steps = [steps_of(part) for part in self.parts]
+        joined = torch.cat(steps)
+        return None if bool((joined == joined[0]).all()) else joined
+
+    @property
+    def embeddings(self) -> Float[Tensor, "n dim"]:
+        """A copy of the vectors of all rows, dead ones too, in memory.
+
+        Raises:
+            InputError: a part keeps no vectors.
+        """
+        return torch.cat([vectors_of(part).to(self.device, self.dtype) for part in self.parts])
+
+    def to(self, device: torch.device | str) -> PartedIndex:
+        """Return the same index with every part that can move on ``device``."""
+        parts = [part.to(device) if isinstance(part, Movable) else part for part in self.parts]
+        return self._with(parts, self.deleted)
+
+    def share(self, rows: range) -> PartedIndex:
+        """Return an index of these contiguous rows alone, over the same memory.
+
+        Raises:
+            InputError: a part cannot be cut.
+        """
+        parts = [
+            _cut(part, _overlap(rows, span))
+            for part, span in zip(self.parts, self._spans, strict=True)
+            if _overlap(rows, span)
+        ]
+        mine = self.deleted[(self.deleted >= rows.start) & (self.deleted < rows.stop)]
+        return self._with(parts, mine - rows.start)
+
+    def search(
+        self,
+        query_emb: Float[Tensor, "bsz dim"],
+        topk: int,
+        exclude_rows: Sequence[Sequence[int]] | None = None,
+        *,
+        allowed_rows: Bool[Tensor, " n"] | None = None,
+    ) -> SearchResult:
+        """Return the ``topk`` best live rows of every query, best first, never an excluded one.
+
+        Args:
+            query_emb: the queries.
+            topk: rows per query.
+            exclude_rows: for each query, rows it may not get; dead rows among them do no harm.
+            allowed_rows: True for the rows that any query may get.
+
+        Raises:
+            InputError: fewer than ``topk`` rows are left for a query, or as `FlatIndex.search`.
+        """
+        query = query_emb.detach().to(self.device, torch.float32)
+        check_queries(query, len(self), self.dim, topk)
+        allowed = self._allowed(allowed_rows)
+        pairs = excluded_pairs(exclude_rows, len(query), len(self), topk, allowed)
+        chosen = torch.arange(len(query))
+        scores, rows = [], []
+        for part, span in zip(self.parts, self._spans, strict=True):
+            mask = None if allowed is None else allowed[span.start : span.stop]
+            share = Share(part, span, cut=True)
+            found = search_share(share, query, chosen, topk, pairs, mask)
+            scores.append(found[0].to(self.device))
+            rows.append(found[1].to(self.device))
+        return _merged(torch.cat(scores, dim=1), torch.cat(rows, dim=1), topk)
+
+    def update_(
+        self,
+        rows: slice | Sequence[int] | Int64[Tensor, " n"],
+        embeddings: Float[Tensor, "n dim"],
+        *,
+        step: int | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Replace the vectors of the rows, part by part; see `FlatIndex.update_`.
+
+        Raises:
+            InputError: a part of which rows are named keeps no vectors; or as `FlatIndex.update_`.
+        """
+        selected = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        selected = torch.as_tensor(selected, dtype=torch.int64, device="cpu")
+        if len(selected) != len(embeddings):
+            raise InputError(f"update: {len(selected)} rows but {len(embeddings)} embeddings")
+        for part, span in zip(self.parts, self._spans, strict=True):
+            mine = (selected >= span.start) & (selected < span.stop)
+            if not bool(mine.any()):
+                continue
+            if not isinstance(part, Updatable):
+                raise InputError(_NO_VECTORS.format(kind=type(part).__name__))
+            whole = isinstance(rows, slice) and int(mine.sum()) == len(span)
+            local: slice | Tensor = slice(None) if whole else selected[mine] - span.start
+            own = None
+            if fingerprint is not None:
+                own = dataclasses.replace(fingerprint, corpus=part.fingerprint.corpus)
+            part.update_(local, embeddings[mine.to(embeddings.device)], step=step, fingerprint=own)
+        corpus = self.fingerprint.corpus
+        self.fingerprint = dataclasses.replace(_joint(self.parts), corpus=corpus)
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        passages: PassageFiles | None = None,
+        copy_passages: bool = False,
+    ) -> None:
+        """Write the whole as one flat index directory; dead rows stay dead.
+
+        Raises:
+            InputError: a part keeps no vectors, the directory holds something else, or the disk
+                is full.
+        """
+        arrays = {} if self._live is None else {"deleted": torch.from_numpy(self.deleted)}
+        steps = self.row_steps
+        self.passage_files = write_index(
+            Path(path),
+            self.embeddings,
+            kind="flat",
+            step=self.step,
+            fingerprint=self.fingerprint,
+            passages=passages or self.passage_files,
+            copy_passages=copy_passages,
+            arrays=arrays if steps is None else {**arrays, "row_steps": steps},
+            deleted=len(self.deleted),
+        ).passages
+
+    def _with(self, parts: Sequence[Index], deleted: NDArray[np.int64]) -> PartedIndex:
+        other = PartedIndex(parts, deleted, passages=self.passage_files)
+        other.fingerprint = self.fingerprint
+        return other
+
+    def _allowed(self, allowed_rows: Bool[Tensor, " n"] | None) -> Bool[Tensor, " n"] | None:
+        """Return which rows are live and allowed, on the CPU."""
+        if allowed_rows is None or len(allowed_rows) != len(self):
+            return self._live if allowed_rows is None else allowed_rows
+        allowed = allowed_rows.to("cpu")
+        return allowed if self._live is None else allowed & self._live
+
+
+def vectors_of(index: Index) -> Float[Tensor, "n dim"]:
+    """Return the full-precision vectors of an index.
+
+    Raises:
+        InputError: it keeps none.
+    """
+    embeddings = getattr(index, "embeddings", None)
+    if embeddings is None:
+        raise InputError(_NO_VECTORS.format(kind=type(index).__name__))
+    assert isinstance(embeddings, Tensor)
+    return embeddings
+
+
+def steps_of(index: Index) -> Int32[Tensor, " n"]:
+    """Return the retriever's step of every row's vector."""
+    steps = index.row_steps if isinstance(index, FlatIndex | PartedIndex) else None
+    return torch.full((len(index),), index.step, dtype=torch.int32) if steps is None else steps
+
+
+def joined_files(indexes: Sequence[Index]) -> PassageFiles | None:
+    """Return the passage files of several indexes in order; None where one has none."""
+    files = [index.passage_files for index in indexes]
+    known = [one for one in files if one is not None]
+    if len(known) < len(files):
+        return None
+    return PassageFiles(files=tuple(file for one in known for file in one.files))
+
+
+_NO_VECTORS = (
+    "{kind} keeps no full-precision vectors to read or replace; rebuild it with `atlas-lm index "
+    "build --keep-vectors` or as kind flat"
+)
+
+
+def _joint(parts: Sequence[Index]) -> Fingerprint:
+    """Return the fingerprint of all parts, with the first part's corpus."""
+    first = parts[0].fingerprint
+    joint = first
+    for number, part in enumerate(parts[1:], 2):
+        other = dataclasses.replace(part.fingerprint, corpus=first.corpus)
+        try:
+            joint = joint.mixed_with(other)
+        except InputError as error:
+            raise InputError(f"part {number} of {len(parts)}: {error}") from error
+    return joint
+
+
+def _live(deleted: NDArray[np.int64], count: int) -> Bool[Tensor, " n"] | None:
+    if not len(deleted):
+        return None
+    if deleted[0] < 0 or deleted[-1] >= count:
+        raise InputError(
+            f"row {int(deleted[-1])} is marked as deleted, but there are {count} rows; "
+            "the index is damaged: rebuild it"
+        )
+    live = torch.ones(count, dtype=torch.bool)
+    live[torch.from_numpy(np.ascontiguousarray(deleted))] = False
+    return live
+
+
+def _overlap(rows: range, span: range) -> range:
+    """Return which rows of a part lie in ``rows``, numbered within the part."""
+    start, stop = max(rows.start, span.start), min(rows.stop, span.stop)
+    return range(start - span.start, max(stop, start) - span.start)
+
+
+def _cut(part: Index, rows: range) -> Index:
+    if len(rows) == len(part):
+        return part
+    if not isinstance(part, Divisible):
+        raise InputError(
+            f"a part of kind {type(part).__name__} cannot be split over processes; run "
+            "`atlas-lm index compact` first"
+        )
+    return part.share(rows)
+
+
+def _merged(
+    scores: Float[Tensor, "bsz found"], rows: Int64[Tensor, "bsz found"], topk: int
+) -> SearchResult:
+    """Return the best of all parts: higher score first, then lower row."""
+    rows, by_row = rows.sort(dim=1)
+    scores, best = scores.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+    return SearchResult(scores[:, :topk].contiguous(), rows.gather(1, best[:, :topk]))
