@@ -56,3 +56,46 @@ def test_a_schedule_has_no_effect_on_query_side_training():
     with pytest.raises(InputError, match=r"refresh_schedule='50'.*query_side=true"):
         StalenessConfig(refresh_schedule="50", query_side=True)
     assert StalenessConfig(refresh_schedule="50").trigger(7).freeze_retriever_steps == 7
+
+
+def test_a_bound_on_the_drift_is_due_when_it_is_passed():
+    trigger = StalenessConfig(refresh_schedule=" drift > 0.05 ", probe_every=4).trigger(3)
+    measured = []
+
+    def drift(value):
+        measured.append(value)
+        return value
+
+    assert [step for step in range(14) if trigger.is_due(step, lambda: drift(0.06))] == [4, 8, 12]
+    assert not any(trigger.is_due(step, lambda: drift(0.05)) for step in range(14))
+    assert len(measured) == 6, "measured only when it could matter"
+
+
+@pytest.mark.parametrize("text", ["drift>0", "drift>2", "drift>7.5"])
+def test_a_bound_that_no_cosine_can_meet_is_refused(text):
+    with pytest.raises(InputError, match="between 0 and 2"):
+        StalenessConfig(refresh_schedule=text)
+
+
+@pytest.mark.parametrize("text", ["drift<0.1", "drift>", "drift>a", "drift=0.1", "drift>-1"])
+def test_another_form_of_bound_is_refused(text):
+    with pytest.raises(InputError, match=r"cannot read.*drift>0\.05"):
+        StalenessConfig(refresh_schedule=text)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"refresh": "some"}, "staleness.refresh='some'"),
+        ({"refresh": "background"}, "refresh_schedule='never'"),
+        ({"refresh": "partial", "refresh_schedule": "5"}, "partial.budget is not given"),
+        ({"refresh_schedule": "drift>0.1", "probe_passages": 0}, "probe_passages=0"),
+        ({"refresh_schedule": "drift>0.1", "query_side": True}, "query_side=true"),
+        ({"probe_every": 0}, "probe_every=0"),
+        ({"probe_passages": -2}, "probe_passages=-2"),
+    ],
+)
+def test_contradictions_are_refused(values, words):
+    with pytest.raises(InputError) as error:
+        StalenessConfig(**values)
+    assert words in str(error.value)
