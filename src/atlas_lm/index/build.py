@@ -11,24 +11,34 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from atlas_lm.index.exact import check_dim, check_finite
-from atlas_lm.index.files import Fingerprint, PassageFiles
-from atlas_lm.index.flat import FlatIndex
-from atlas_lm.index.storage import (
-    DTYPES,
+from atlas_lm.index.base import Index
+from atlas_lm.index.directory import (
     disk_full_explained,
-    finish,
     free_name,
     new_files,
     refuse_foreign,
+    writing,
+)
+from atlas_lm.index.exact import check_dim, check_finite
+from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
+from atlas_lm.index.kinds import Encoded, encode
+from atlas_lm.index.opening import load_vectors
+from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.storage import (
+    DTYPES,
+    ArraySource,
+    finish,
+    map_rows,
+    write_arrays,
     write_rows,
 )
 from atlas_lm.passages.store import PassageStore
@@ -41,53 +51,96 @@ STATE = "state.json"
 VECTORS = "embeddings.bin"
 
 
+Embed = Callable[[Sequence[Passage]], Float[Tensor, "n dim"]]
+"""Passages to vectors: eval mode, no gradient."""
+
+
 def build(
     store: PassageStore,
-    embed: Callable[[Sequence[Passage]], Float[Tensor, "n dim"]],
+    embed: Embed,
     out: str | Path,
     *,
     fingerprint: Fingerprint,
     dtype: torch.dtype = torch.float16,
+    settings: IndexSettings | None = None,
     step: int = 0,
     passages_at_a_time: int = 4096,
     copy_passages: bool = False,
-) -> FlatIndex:
+) -> Index:
     """Embed every passage and write the index to ``out``; return it, mapped.
 
     Args:
-        store: the passages; row r of the index is passage r.
+        store: the passages; row r of the index is passage r. Hidden rows are embedded and stay
+            dead.
         embed: passages to vectors: eval mode, no gradient.
         out: the index directory; an index in it is replaced at the end.
         fingerprint: what the vectors depend on; ``fingerprint.corpus`` is the store's.
-        dtype: how vectors are stored.
+        dtype: how vectors are stored, where ``settings`` does not say.
+        settings: which kind of index; the vectors alone, searched exactly, if None.
         step: the retriever's step.
         passages_at_a_time: passages handed to ``embed`` at once; the work lost by a kill.
         copy_passages: put a copy of the passages into the directory instead of their names.
 
     Raises:
-        InputError: ``out`` holds something else, the fingerprint is of another corpus, a vector is
-            of another dim or not finite, or the disk is full. Rows done so far are kept.
+        InputError: ``out`` holds something else or is being written, the fingerprint is of another
+            corpus, a vector is of another dim or not finite, or the disk is full. Rows done so far
+            are kept.
     """
     out = Path(out).resolve()
-    refuse_foreign(out)
+    with writing(out):
+        build_claimed(
+            store,
+            embed,
+            out,
+            fingerprint=fingerprint,
+            settings=settings or vectors_alone(dtype),
+            step=step,
+            passages_at_a_time=passages_at_a_time,
+            copy_passages=copy_passages,
+        )
+    return load_vectors(out, read_manifest(out), device="cpu", mmap=True, verify=False)
+
+
+def vectors_alone(dtype: torch.dtype) -> IndexSettings:
+    """Return the settings of an index that is its vectors and nothing else.
+
+    Raises:
+        InputError: vectors are not stored in this dtype.
+    """
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise InputError(f"dtype {name}: store vectors as one of {', '.join(DTYPES)}")
+    return IndexSettings(kind="flat", dtype=name, first_pass=False)
+
+
+def build_claimed(
+    store: PassageStore,
+    embed: Embed,
+    out: Path,
+    *,
+    fingerprint: Fingerprint,
+    settings: IndexSettings,
+    step: int,
+    passages_at_a_time: int = 4096,
+    copy_passages: bool,
+) -> None:
+    """Do what `build` does in a directory that this process is already the writer of."""
+    refuse_foreign(out)
     if fingerprint.corpus != store.fingerprint:
         raise InputError(
             f"the fingerprint names corpus {fingerprint.corpus!r}, but the passages given are "
             f"{store.fingerprint!r}; make it with the store's fingerprint"
         )
-    partial = _Partial(out, fingerprint, name, step)
+    partial = Partial(out, fingerprint, settings.dtype, step)
     partial.embed_rest(store, embed, passages_at_a_time)
-    _publish(partial, out, store, copy_passages)
-    return FlatIndex.load(out)
+    partial.publish(store, settings, passages=PassageFiles.of(store), copy_passages=copy_passages)
 
 
-class _Partial:
-    """The directory of an unfinished build."""
+class Partial:
+    """The directory of an unfinished build: vectors, and how many of them."""
 
     def __init__(self, out: Path, fingerprint: Fingerprint, dtype: str, step: int) -> None:
+        self.out = out
         self.path = out.with_name(out.name + ".partial")
         self.vectors = self.path / VECTORS
         self.dtype, self.fingerprint, self.step = dtype, fingerprint, step
@@ -101,7 +154,7 @@ class _Partial:
     def embed_rest(
         self,
         store: PassageStore,
-        embed: Callable[[Sequence[Passage]], Tensor],
+        embed: Embed,
         at_a_time: int,
     ) -> None:
         """Embed the rows that are not yet there; afterwards the file holds all."""
@@ -128,9 +181,7 @@ class _Partial:
                 label = f"Embedding passages ({rate:,.0f}/s)"
                 progress.update(task, completed=rows.stop, description=label)
 
-    def _embedded(
-        self, store: PassageStore, embed: Callable[[Sequence[Passage]], Tensor], rows: range
-    ) -> Tensor:
+    def _embedded(self, store: PassageStore, embed: Embed, rows: range) -> Tensor:
         vectors = embed(store.passages(rows)).detach()
         check_dim(vectors, self.fingerprint.dim)
         if len(vectors) != len(rows):
@@ -167,31 +218,84 @@ class _Partial:
                     f"{self.path}: holds {path.name!r}, so it is no unfinished build; move it away"
                 )
 
+    def write(self, pieces: Iterable[Float[Tensor, "some dim"]], count: int) -> None:
+        """Put vectors that are known already in place of what is here.
 
-def _publish(partial: _Partial, out: Path, store: PassageStore, copy_passages: bool) -> None:
-    """Give the vectors their place in ``out``, then the manifest; then drop the partial build.
+        Raises:
+            InputError: the disk is full.
+        """
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        with (
+            disk_full_explained(self.path, count * self.row_bytes),
+            open(self.vectors, "wb") as file,
+        ):
+            for piece in pieces:
+                write_rows(file, piece.to("cpu", DTYPES[self.dtype]))
+            file.flush()
+            os.fsync(file.fileno())
 
-    The vectors stay in the partial build as well until the manifest is written, so a kill in
-    between loses no work.
-    """
-    with new_files(out, needed_bytes=0):
-        target = out / free_name(out, VECTORS)
+    def publish(
+        self,
+        store: PassageStore,
+        settings: IndexSettings,
+        *,
+        passages: PassageFiles,
+        copy_passages: bool,
+        arrays: Mapping[str, ArraySource] | None = None,
+    ) -> Manifest:
+        """Make the index in ``out`` of these vectors, manifest last; then drop this directory.
+
+        The vectors stay here as well until the manifest is written, so a kill in between loses no
+        work.
+
+        Args:
+            store: the passages of the rows.
+            settings: which kind of index.
+            passages: the files of ``store``.
+            copy_passages: whether the directory gets its own copy of them.
+            arrays: further files by role.
+        """
+        count, dim = len(store), self.fingerprint.dim
+        hidden = store.hidden if store.hidden is not None else np.zeros(0, np.int64)
+        further = dict(arrays or {})
+        if len(hidden):
+            further["deleted"] = torch.from_numpy(hidden)
+        with new_files(self.out, needed_bytes=0):
+            vectors = map_rows(self.vectors, DTYPES[self.dtype], count, dim)
+            encoded = self._encoded(vectors, settings)
+            target = self._linked() if settings.keeps_vectors else None
+            manifest = finish(
+                self.out,
+                target,
+                sha256_file(target) if target is not None else "",
+                passages=passages,
+                copy_passages=copy_passages,
+                kind=settings.kind,
+                step=self.step,
+                fingerprint=self.fingerprint,
+                dtype=self.dtype,
+                count=count,
+                dim=dim,
+                arrays=write_arrays(self.out, {**encoded.arrays, **further}),
+                settings=encoded.settings,
+                recall=encoded.recall,
+                deleted=len(hidden),
+            )
+        shutil.rmtree(self.path)
+        return manifest
+
+    def _encoded(self, vectors: Float[Tensor, "n dim"], settings: IndexSettings) -> Encoded:
+        if settings.kind == "flat" and not settings.first_pass:
+            return Encoded(settings=settings.as_dict())
+        return encode(settings, vectors, directory=self.out, fingerprint=self.fingerprint)
+
+    def _linked(self) -> Path:
+        """Return the vectors' file in ``out``: the same file, or a copy."""
+        target = self.out / free_name(self.out, VECTORS)
         target.unlink(missing_ok=True)
         try:
-            os.link(partial.vectors, target)
+            os.link(self.vectors, target)
         except OSError:  # a file system without hard links
-            shutil.copyfile(partial.vectors, target)
-        finish(
-            out,
-            target,
-            sha256_file(target),
-            passages=PassageFiles.of(store),
-            copy_passages=copy_passages,
-            kind="flat",
-            step=partial.step,
-            fingerprint=partial.fingerprint,
-            dtype=partial.dtype,
-            count=len(store),
-            dim=partial.fingerprint.dim,
-        )
-    shutil.rmtree(partial.path)
+            shutil.copyfile(self.vectors, target)
+        return target

@@ -47,6 +47,7 @@ __all__ = [
     "free_name",
     "map_array",
     "map_embeddings",
+    "map_rows",
     "new_files",
     "refuse_foreign",
     "write_arrays",
@@ -201,7 +202,12 @@ def map_embeddings(
         sha256=manifest.embeddings_sha256,
     )
     path = _checked(directory, file, verify=verify)
-    return _mapped(path, dtype).view(manifest.count, manifest.dim)
+    return map_rows(path, dtype, manifest.count, manifest.dim)
+
+
+def map_rows(path: Path, dtype: torch.dtype, count: int, dim: int) -> Float[Tensor, "n dim"]:
+    """Return the vectors in a file that is known to hold as many, mapped read-only."""
+    return _mapped(path, dtype)[: count * dim].view(count, dim)
 
 
 def array_path(directory: Path, manifest: Manifest, role: str, *, verify: bool = False) -> Path:
