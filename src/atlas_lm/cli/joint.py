@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
@@ -29,6 +30,9 @@ from atlas_lm.types import Example
 
 START_INDEX = "index-start"
 """The index a run began with, once its model has one of its own: what a resumed run opens."""
+
+BACKGROUND = "background"
+"""What training and a refresh beside it have in common, while one is under way."""
 
 
 def open_halves(config: RunConfig) -> Atlas:
@@ -132,6 +136,7 @@ def run_joint(
             evaluate=(lambda: _evaluate(atlas, validation)) if validation else None,
         )
     if outcome.finished:
+        shutil.rmtree(out / BACKGROUND, ignore_errors=True)
         _finish(atlas, config, out, outcome)
     return outcome
 
@@ -154,7 +159,7 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
         )
     retriever, staleness = atlas.trained_retriever, config.staleness
     launcher = ProcessLauncher(
-        retriever, store, out / "background", dtype=index.dtype, config=staleness.background
+        retriever, store, out / BACKGROUND, dtype=index.dtype, config=staleness.background
     )
     return keep_fresh(
         LiveIndex(index, store, retriever, lambda: atlas.fingerprint(store)),

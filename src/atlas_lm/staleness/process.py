@@ -167,7 +167,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 def _run(directory: Path, job: Mapping[str, Any]) -> None:
     fingerprint = Fingerprint(**job["fingerprint"])
-    if _is_finished(directory / INDEX, fingerprint):
+    if _is_finished(directory / INDEX, fingerprint, job["dtype"]):
         return
     store = PassageStore.open([Path(path) for path in job["passages"]], check=False)
     retriever = BiEncoder.from_pretrained(directory / RETRIEVER).to(job["device"])
@@ -189,11 +189,12 @@ def _run(directory: Path, job: Mapping[str, Any]) -> None:
     )
 
 
-def _is_finished(index: Path, fingerprint: Fingerprint) -> bool:
+def _is_finished(index: Path, fingerprint: Fingerprint, dtype: str) -> bool:
     try:
-        return read_manifest(index).fingerprint == fingerprint
+        manifest = read_manifest(index)
     except InputError:
         return False
+    return manifest.fingerprint == fingerprint and manifest.dtype == dtype
 
 
 def main(directory: str) -> int:
