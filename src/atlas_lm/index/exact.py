@@ -1,7 +1,8 @@
-"""Exact search of one tensor: score every row in chunks, rescore the best in float64."""
+"""Exact search: score every row in chunks, or its code first, and rescore the best in float64."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from atlas_lm.index.codes import Int8Scan
 from atlas_lm.index.threads import on_threads
 from atlas_lm.index.topk import BLOCK, RunningTopk
+from atlas_lm.index.vectors import Vectors, scores_at
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
 
@@ -18,33 +21,105 @@ CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 1 << 30}
 """Memory for a thread's chunk, widened vectors and scores: in cache on CPU, large on a GPU."""
 MARGIN = 16
 """Rows found beyond ``topk`` and rescored, so that rounding cannot push a row out."""
+FIRST_PASS_FROM = 20_000
+"""Vectors from which on codes are read first; fewer are scored in float32 at once."""
+SURE = 6.0
+"""Errors of a code by which the worst row kept must beat the best one not looked at."""
+UNSURE_AT_ONCE = 64
+"""Queries scanned again at once."""
 
 Found = tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]
 
 
 @torch.no_grad()
 def exact_search(
-    embeddings: Float[Tensor, "n dim"],
+    vectors: Vectors,
     query_emb: Float[Tensor, "bsz dim"],
     topk: int,
     exclude_rows: Sequence[Sequence[int]] | None = None,
     *,
     allowed_rows: Bool[Tensor, " n"] | None = None,
+    first_pass: Int8Scan | None = None,
 ) -> SearchResult:
     """Return the ``topk`` rows of greatest inner product; see `FlatIndex.search`.
+
+    Args:
+        vectors: what is searched.
+        query_emb: the queries.
+        topk: rows per query.
+        exclude_rows: for each query, rows it may not get.
+        allowed_rows: True for the rows that any query may get.
+        first_pass: int8 codes of the same vectors, to be read first where that is faster.
 
     Raises:
         InputError: see `FlatIndex.search`.
     """
-    query = query_emb.detach().to(embeddings.device, torch.float32)
-    check_queries(query, len(embeddings), embeddings.shape[1], topk)
-    excluded = excluded_pairs(exclude_rows, len(query), len(embeddings), topk, allowed_rows)
+    query = query_emb.detach().to(vectors.device, torch.float32)
+    check_queries(query, len(vectors), vectors.dim, topk)
+    excluded = excluded_pairs(exclude_rows, len(query), len(vectors), topk, allowed_rows)
+    excluded = excluded.to(query.device)
     hidden = None if allowed_rows is None else ~allowed_rows.to(query.device)
-    n_found = min(topk + MARGIN, len(embeddings))
-    scores, rows = _scan(embeddings, query, n_found, excluded.to(query.device), hidden)
+    if first_pass is not None and uses_first_pass(len(vectors), topk) and len(query):
+        scores, rows = _two_passes(vectors, first_pass, query, topk, excluded, hidden)
+    else:
+        scores, rows = _scan(vectors, query, _wanted(vectors, topk), excluded, hidden)
     if not bool(torch.isfinite(scores[:, :topk]).all()):
         raise InputError("search: a score overflows float32; scale the embeddings down")
     return SearchResult(scores[:, :topk], rows[:, :topk])
+
+
+def uses_first_pass(count: int, topk: int) -> bool:
+    """Return whether so many vectors are worth a first pass for so many rows of each."""
+    return count >= FIRST_PASS_FROM and n_rescored(topk) <= FIRST_PASS_FROM // 2
+
+
+def n_rescored(topk: int) -> int:
+    """Return how many rows found by code are rescored for ``topk`` rows."""
+    return 2 * topk + 128
+
+
+def _two_passes(
+    vectors: Vectors,
+    first_pass: Int8Scan,
+    query: Float[Tensor, "bsz dim"],
+    topk: int,
+    excluded: Int64[Tensor, "pairs 2"],
+    hidden: Bool[Tensor, " n"] | None,
+) -> Found:
+    """Rescore what the codes find; scan everything for the queries where that may not be exact.
+
+    With f the worst score found by code, a row that was not found has a score of at most f plus
+    the code's error. That error is estimated, per query, as the greater of the root mean square
+    seen on the rescored rows and of what rounding to the largest step gives, |q| s / sqrt(12).
+    Where the ``topk``-th rescored score is not `SURE` such errors above f, the codes cannot tell.
+    """
+    by_code, rows = first_pass.best(query, n_rescored(topk), excluded, hidden)
+    left = by_code > -torch.inf
+    scores = scores_at(vectors, query, rows).masked_fill_(~left, -torch.inf)
+    seen = torch.where(left, by_code - scores, 0.0).square().sum(dim=1)
+    rounding = query.norm(dim=1) * first_pass.largest_step / math.sqrt(12)
+    error = torch.maximum((seen / left.sum(dim=1).clamp(min=1)).sqrt(), rounding)
+    scores, rows = (found[:, : _wanted(vectors, topk)] for found in _sorted(scores, rows))
+    unsure = ~(scores[:, topk - 1] > by_code[:, -1] + SURE * error)
+    scores, rows = _sorted(*_rescored(vectors, query, scores, rows))
+    again = unsure.nonzero()[:, 0]
+    for some in again.split(UNSURE_AT_ONCE) if len(again) else ():
+        its_excluded = _of_queries(excluded, some)
+        found = _scan(vectors, query[some], scores.shape[1], its_excluded, hidden)
+        scores[some], rows[some] = found
+    return scores, rows
+
+
+def _of_queries(
+    excluded: Int64[Tensor, "pairs 2"], queries: Int64[Tensor, " some"]
+) -> Int64[Tensor, "fewer 2"]:
+    """Return the pairs of some queries (ascending), which are numbered anew."""
+    mine = excluded[torch.isin(excluded[:, 1], queries)]
+    return torch.stack((mine[:, 0], torch.searchsorted(queries, mine[:, 1].contiguous())), dim=1)
+
+
+def _wanted(vectors: Vectors, topk: int) -> int:
+    return min(topk + MARGIN, len(vectors))
 
 
 def check_dim(embeddings: Tensor, dim: int, what: str = "embeddings") -> None:
@@ -71,7 +146,7 @@ def check_finite(embeddings: Float[Tensor, "n dim"], *, first_row: int = 0) -> N
 
 
 def _scan(
-    embeddings: Float[Tensor, "n dim"],
+    vectors: Vectors,
     query: Float[Tensor, "bsz dim"],
     n_found: int,
     excluded: Int64[Tensor, "pairs 2"],
@@ -79,8 +154,8 @@ def _scan(
 ) -> Found:
     """Score all rows, a chunk at a time, on all threads; return the best, best first."""
     threads = torch.get_num_threads() if query.device.type == "cpu" else 1
-    size = _chunk_rows(embeddings, len(query), n_found, threads)
-    starts = iter(range(0, len(embeddings), size))
+    size = _chunk_rows(vectors, len(query), n_found, threads)
+    starts = iter(range(0, len(vectors), size))
     taking = threading.Lock()
 
     def take() -> int | None:
@@ -88,18 +163,26 @@ def _scan(
             return next(starts, None)
 
     def scan_some() -> Found:
-        return _scan_chunks(embeddings, query, n_found, excluded, hidden, size, iter(take, None))
+        return _scan_chunks(vectors, query, n_found, excluded, hidden, size, iter(take, None))
 
-    threads = min(threads, -(-len(embeddings) // size))
+    threads = min(threads, -(-len(vectors) // size))
     parts = on_threads(scan_some, threads) if threads > 1 else [scan_some()]
     scores, rows = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    scores, best = _sorted(scores, rows)
+    return scores[:, :n_found], best[:, :n_found]
+
+
+def _sorted(
+    scores: Float[Tensor, "bsz found"], rows: Int64[Tensor, "bsz found"]
+) -> tuple[Float[Tensor, "bsz found"], Int64[Tensor, "bsz found"]]:
+    """Return the same, the higher score first, then the lower row."""
     rows, by_row = torch.sort(rows, dim=1)
     scores, best = torch.sort(scores.gather(1, by_row), dim=1, descending=True, stable=True)
     return scores, rows.gather(1, best)
 
 
 def _scan_chunks(
-    embeddings: Float[Tensor, "n dim"],
+    vectors: Vectors,
     query: Float[Tensor, "bsz dim"],
     n_found: int,
     excluded: Int64[Tensor, "pairs 2"],
@@ -109,12 +192,10 @@ def _scan_chunks(
 ) -> Found:
     """Return the best rows of the chunks that begin at ``starts`` (ascending), rescored."""
     found = RunningTopk(len(query), n_found, query.device)
-    wide = torch.empty((size, embeddings.shape[1]), device=query.device)
+    wide = torch.empty((size, vectors.dim), device=query.device)
     scores = torch.empty((size, len(query)), device=query.device)
     for start in starts:
-        chunk = embeddings[start : start + size]
-        if chunk.dtype != torch.float32:
-            chunk = wide[: len(chunk)].copy_(chunk)
+        chunk = vectors.chunk(start, start + size, wide)
         torch.mm(chunk, query.T, out=scores[: len(chunk)])
         scores[len(chunk) :] = -torch.inf
         if hidden is not None:
@@ -125,26 +206,23 @@ def _scan_chunks(
             rows, queries = excluded[low:high].T
             scores[rows - start, queries] = -torch.inf
         found.add(scores, start)
-    return _rescored(embeddings, query, *found.result())
+    return _rescored(vectors, query, *found.result())
 
 
-def _chunk_rows(embeddings: Float[Tensor, "n dim"], bsz: int, n_found: int, threads: int) -> int:
-    count, dim = embeddings.shape
-    budget = CHUNK_BYTES.get(embeddings.device.type, CHUNK_BYTES["cuda"])
-    rows = min(budget // (4 * (dim + bsz)), -(-count // threads))
+def _chunk_rows(vectors: Vectors, bsz: int, n_found: int, threads: int) -> int:
+    budget = CHUNK_BYTES.get(vectors.device.type, CHUNK_BYTES["cuda"])
+    rows = min(budget // (4 * (vectors.dim + bsz)), -(-len(vectors) // threads))
     return -(-max(rows, n_found, BLOCK) // BLOCK) * BLOCK
 
 
 def _rescored(
-    embeddings: Float[Tensor, "n dim"],
+    vectors: Vectors,
     query: Float[Tensor, "bsz dim"],
     scores: Float[Tensor, "bsz n_found"],
     rows: Int64[Tensor, "bsz n_found"],
 ) -> tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]:
     """Score the rows again in float64, where they stand; -inf stays -inf."""
-    exact = scores.clone()
-    for one, (vector, its_rows) in enumerate(zip(query.double(), rows, strict=True)):
-        exact[one] = (embeddings[its_rows].double() @ vector).float()
+    exact = scores_at(vectors, query.double(), rows).float()
     return torch.where(scores == -torch.inf, scores, exact), rows
 
 

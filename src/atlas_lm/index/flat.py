@@ -2,6 +2,9 @@
 
 - Vectors are stored in float32, float16 or bfloat16 and scored in float32 everywhere: chunks are
   widened into one reused buffer, so memory is bounded whatever the size of the index.
+- On CPU an index may hold int8 codes too. They are read first, being smaller and faster to
+  multiply, and the best few hundred rows are rescored from the vectors; where the codes cannot
+  tell whether that is exact, the query is scored against all vectors after all.
 - A few more rows than asked for are found and rescored in float64. Scores, and the order of near
   ties, therefore do not depend on chunk size, batch size or the order of summation on a device.
 - Equal scores go to the lower row.
@@ -11,18 +14,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from atlas_lm.index.exact import check_dim, check_finite, exact_search
+from atlas_lm.index.codes import Int8Scan, load_codes, supported
+from atlas_lm.index.exact import (
+    check_dim,
+    check_finite,
+    exact_search,
+    n_rescored,
+    uses_first_pass,
+)
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
-from atlas_lm.index.storage import map_embeddings, write_index
+from atlas_lm.index.storage import map_array, map_embeddings, write_index
+from atlas_lm.index.vectors import Dense, Int8Vectors, encode_int8, encode_int8_chunked
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _FirstPass(NamedTuple):
+    """Codes, and the very vectors they are the codes of."""
+
+    embeddings: Tensor
+    scan: Int8Scan
 
 
 class FlatIndex:
@@ -64,9 +83,11 @@ class FlatIndex:
         *,
         mapped: bool = False,
         row_steps: Int32[Tensor, " n"] | None = None,
+        first_pass: _FirstPass | None = None,
     ) -> None:
         self._embeddings = embeddings
         self._mapped = mapped
+        self._first_pass = first_pass
         self.fingerprint = fingerprint
         """What the vectors were computed with, and over."""
         self.step = step
@@ -111,21 +132,65 @@ class FlatIndex:
             self.passage_files,
             mapped=mapped,
             row_steps=self.row_steps,
+            first_pass=self._first_pass if embeddings is self._embeddings else None,
         )
         return moved
 
     def share(self, rows: range) -> FlatIndex:
         """Return an index of these contiguous rows alone, over the same memory."""
         part = object.__new__(FlatIndex)
+        embeddings = self._embeddings[rows.start : rows.stop]
+        scan = self._scan_of(self._embeddings)
         part._set(
-            self._embeddings[rows.start : rows.stop],
+            embeddings,
             self.fingerprint,
             self.step,
             self.passage_files,
             mapped=self._mapped,
             row_steps=None if self.row_steps is None else self.row_steps[rows.start : rows.stop],
+            first_pass=scan and _FirstPass(embeddings, scan.share(rows)),
         )
         return part
+
+    @property
+    def codes(self) -> Int8Vectors | None:
+        """The int8 codes that are read first; None where there are none."""
+        scan = self._scan_of(self._embeddings)
+        return None if scan is None else scan.vectors
+
+    def add_codes_(self) -> None:
+        """Give the index int8 codes to read first, in memory: one byte a component.
+
+        An index on another device than the CPU, or on a processor without integer products in
+        torch, stays as it is.
+        """
+        if self.device.type == "cpu" and supported():
+            codes = encode_int8_chunked(self._embeddings)
+            self._first_pass = _FirstPass(self._embeddings, Int8Scan(codes))
+
+    def pack_(self) -> None:
+        """Copy the codes into memory in the layout that is fastest for single queries, at once.
+
+        Without this call, searches of small batches do it bit by bit. Nothing happens where there
+        are no codes.
+        """
+        scan = self._scan_of(self._embeddings)
+        if scan is not None:
+            scan.pack()
+
+    def way(self, bsz: int, topk: int = 100) -> str:
+        """Return in words how a batch of ``bsz`` queries is searched."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        scan = self._scan_of(self._embeddings)
+        if scan is None or not uses_first_pass(len(self), topk):
+            return f"float32 products with all {dtype} vectors, in chunks, on {self.device}"
+        found = n_rescored(topk)
+        return f"{scan.way(bsz)}, the best {found} rescored from {dtype} vectors"
+
+    def _scan_of(self, embeddings: Tensor) -> Int8Scan | None:
+        """Return the scan of the codes of these very vectors; codes of older ones are no use."""
+        first_pass = self._first_pass
+        return first_pass.scan if first_pass and first_pass.embeddings is embeddings else None
 
     def search(
         self,
@@ -149,8 +214,14 @@ class FlatIndex:
             InputError: fewer than ``topk`` rows are left for a query, an excluded row does not
                 exist, or a query is of another dim or not finite.
         """
+        embeddings = self._embeddings
         return exact_search(
-            self._embeddings, query_emb, topk, exclude_rows, allowed_rows=allowed_rows
+            Dense(embeddings),
+            query_emb,
+            topk,
+            exclude_rows,
+            allowed_rows=allowed_rows,
+            first_pass=self._scan_of(embeddings),
         )
 
     def update_(
@@ -194,12 +265,18 @@ class FlatIndex:
         described = self.fingerprint
         if fingerprint is not None:
             described = fingerprint if whole else described.mixed_with(fingerprint)
+        scan = self._scan_of(self._embeddings)
         if isinstance(rows, slice) and len(selected) == count and rows.step in (None, 1):
+            if scan is not None:
+                self._first_pass = _FirstPass(fresh, Int8Scan(encode_int8_chunked(fresh)))
             self._embeddings, self._mapped = fresh, False
         else:
             if self._mapped:
                 self._embeddings, self._mapped = self._embeddings.clone(), False
             self._embeddings[selected.to(self.device)] = fresh
+            if scan is not None:
+                scan.replace_(selected, encode_int8(fresh))
+                self._first_pass = _FirstPass(self._embeddings, scan)
         if step is not None:
             self.set_steps_(step if whole else self._row_steps_with(selected, step))
         self.fingerprint = described
@@ -251,7 +328,13 @@ class FlatIndex:
             fingerprint=self.fingerprint,
             passages=passages,
             copy_passages=copy_passages or (passages is not None and passages.copied),
+            arrays=self._arrays(),
         ).passages
+
+    def _arrays(self) -> dict[str, Tensor]:
+        codes = self.codes
+        arrays = {} if codes is None else {"codes": codes.codes, "scales": codes.scales}
+        return arrays if self.row_steps is None else {**arrays, "row_steps": self.row_steps}
 
     @classmethod
     def load(
@@ -274,16 +357,31 @@ class FlatIndex:
             InputError: the manifest is missing, damaged, of a newer format or of another kind of
                 index; or the vectors are missing, truncated or (``verify``) altered.
         """
+        path = Path(path)
         manifest: Manifest = read_manifest(path, kind="flat")
-        embeddings = map_embeddings(Path(path), manifest, verify=verify)
+        embeddings = map_embeddings(path, manifest, verify=verify)
         mapped = mmap and torch.device(device).type == "cpu"
+        embeddings = embeddings if mapped else embeddings.clone().to(device)
+        row_steps = None
+        if "row_steps" in manifest.arrays:
+            shape = [manifest.count]
+            row_steps = map_array(
+                path, manifest, "row_steps", torch.int32, shape, verify=verify
+            ).clone()
+        first_pass = None
+        if "codes" in manifest.arrays:
+            codes = load_codes(path, manifest, mmap=mmap, verify=verify)
+            if embeddings.device.type == "cpu" and supported():
+                first_pass = _FirstPass(embeddings, Int8Scan(codes, mapped=mmap))
         index = object.__new__(cls)
         index._set(
-            embeddings if mapped else embeddings.clone().to(device),
+            embeddings,
             manifest.fingerprint,
             manifest.step,
-            manifest.passages.located(Path(path)) if manifest.passages else None,
+            manifest.passages.located(path) if manifest.passages else None,
             mapped=mapped,
+            row_steps=row_steps,
+            first_pass=first_pass,
         )
         return index
 

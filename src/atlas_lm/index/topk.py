@@ -1,7 +1,7 @@
 """The best rows of a corpus that is scored a chunk at a time.
 
-Scores of a chunk come as [rows bsz]: this way round the matrix product is faster on CPU, and the
-maximum over a block of rows runs along contiguous memory. Once ``topk`` rows are known, only
+Scores of a chunk come as [rows bsz] or [bsz rows], as the product that made them is faster; either
+way the maximum over a block of rows runs along contiguous memory. Once ``topk`` rows are known, only
 blocks whose maximum beats a query's worst kept score are looked into; soon hardly any does.
 Candidates are gathered and merged in large lots, for sorting a few at a time costs more than
 carrying them.
@@ -32,15 +32,30 @@ class RunningTopk:
         self._started = False
 
     def add(self, scores: Float[Tensor, "rows bsz"], first_row: int) -> None:
-        """Take a chunk's scores into account; its first row is ``first_row``.
+        """Take a chunk's scores [rows bsz] into account; its first row is ``first_row``.
 
         The first chunk holds at least ``topk`` rows; ``rows`` is a multiple of `BLOCK`.
         """
-        bsz, topk = self._scores.shape
         if self._started:
-            query, row, value = _above(scores, self._scores[:, -1])
+            self._take(*_above(scores, self._scores[:, -1]), first_row)
         else:
-            query, row, value = _best(scores, topk)
+            self._take(*_best(scores.T.contiguous(), self._scores.shape[1]), first_row)
+
+    def add_by_query(self, scores: Float[Tensor, "bsz rows"], first_row: int) -> None:
+        """Take a chunk's scores [bsz rows] into account, otherwise as `add`."""
+        if self._started:
+            self._take(*_above_by_query(scores, self._scores[:, -1]), first_row)
+        else:
+            self._take(*_best(scores, self._scores.shape[1]), first_row)
+
+    def _take(
+        self,
+        query: Int64[Tensor, " n"],
+        row: Int64[Tensor, " n"],
+        value: Float[Tensor, " n"],
+        first_row: int,
+    ) -> None:
+        bsz, topk = self._scores.shape
         self._pending.append((query, row + first_row, value))
         self._n_pending += len(query)
         if not self._started or self._n_pending > bsz * topk // 2:
@@ -85,11 +100,23 @@ def _above(
     return query[place], block[place] * BLOCK + offset, values[place, offset]
 
 
+def _above_by_query(
+    scores: Float[Tensor, "bsz rows"], floor: Float[Tensor, " bsz"]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return the same of scores [bsz rows]; row r is in block r % (rows / `BLOCK`)."""
+    blocks = scores.view(len(scores), BLOCK, -1)
+    query, block = (blocks.amax(dim=1) > floor[:, None]).nonzero(as_tuple=True)
+    values = blocks[query, :, block]
+    place, offset = (values > floor[query, None]).nonzero(as_tuple=True)
+    row = offset * blocks.shape[2] + block[place]
+    by_row = torch.argsort(row)
+    return query[place][by_row], row[by_row], values[place, offset][by_row]
+
+
 def _best(
-    scores: Float[Tensor, "rows bsz"], topk: int
+    by_query: Float[Tensor, "bsz rows"], topk: int
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
     """Return query, row and score of each query's ``topk`` best scores and all that equal them."""
-    by_query = scores.T.contiguous()
     floor = by_query.topk(topk, dim=1).values[:, -1:]
     query, row = (by_query >= floor).nonzero(as_tuple=True)
     return query, row, by_query[query, row]
