@@ -224,7 +224,9 @@ class Partial:
         Raises:
             InputError: the disk is full.
         """
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.exists():
+            self._refuse_foreign()
+            shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
         with (
             disk_full_explained(self.path, count * self.row_bytes),

@@ -33,7 +33,7 @@ def copied(passages: PassageFiles, directory: Path, corpus: str) -> PassageFiles
             atomic_path(target) as temporary,
             open(temporary, "wb") as copy,
         ):
-            _append_lines(path, copy)
+            append_lines(path, copy)
         content = store.fingerprints[number - 1]
         files.append(
             PassageFile(target.name, str(target.resolve()), target.stat().st_size, content)
@@ -41,7 +41,7 @@ def copied(passages: PassageFiles, directory: Path, corpus: str) -> PassageFiles
     return PassageFiles(files=tuple(files), copied=True)
 
 
-def _append_lines(path: Path, copy: BinaryIO) -> None:
+def append_lines(path: Path, copy: BinaryIO) -> None:
     """Append a file's content, closed by a newline."""
     with open(path, "rb") as source:
         shutil.copyfileobj(source, copy, 1 << 20)

@@ -110,7 +110,7 @@ class PassageFiles:
         """Return references to the files of a store."""
         return cls(
             files=tuple(
-                PassageFile(str(path), str(path.resolve()), path.stat().st_size, sha256)
+                PassageFile(str(path), str(path.resolve()), size_of(path), sha256)
                 for path, sha256 in zip(store.paths, store.sha256, strict=True)
             )
         )
@@ -119,7 +119,7 @@ class PassageFiles:
         """Return these with the present place of every file that lies where ``path`` says."""
         places = [(directory.resolve() / file.path).resolve() for file in self.files]
         files = (
-            dataclasses.replace(file, absolute=str(place)) if place.is_file() else file
+            dataclasses.replace(file, absolute=str(place)) if place.exists() else file
             for file, place in zip(self.files, places, strict=True)
         )
         return dataclasses.replace(self, files=tuple(files))
@@ -132,7 +132,7 @@ class PassageFiles:
         """
         places = [Path(file.absolute) for file in self.located(directory).files]
         for file, place in zip(self.files, places, strict=True):
-            if not place.is_file():
+            if not place.exists():
                 raise InputError(
                     f"{directory}: its passages are missing: neither {directory / file.path} nor "
                     f"{place} exists; put the file back ({file.bytes} bytes, sha256 "
@@ -207,6 +207,8 @@ class Manifest:
     """Rows of each part."""
     deleted: int = 0
     """Rows, of all parts, that are dead; their list is the array "deleted"."""
+    updated: str = ""
+    """When passages were last added or deleted (UTC, ISO 8601); empty if never."""
     format_version: int = FORMAT_VERSION
     """Version of this format."""
 
@@ -221,15 +223,31 @@ class Manifest:
         return self.rows - self.deleted
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a passage file, or of all files of a data set's directory."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
 def write_manifest(directory: Path, **fields: Any) -> Manifest:
     """Write the manifest with the time and the library's version, atomically; return it."""
-    manifest = Manifest(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        library_version=_library_version(),
-        **fields,
+    manifest = Manifest(created=_now(), library_version=_library_version(), **fields)
+    write_json(directory / MANIFEST, dataclasses.asdict(manifest))
+    return manifest
+
+
+def rewrite_manifest(directory: Path, manifest: Manifest, **changes: Any) -> Manifest:
+    """Put the manifest with changes in the place of the present one, atomically; return it."""
+    manifest = dataclasses.replace(
+        manifest, updated=_now(), format_version=FORMAT_VERSION, **changes
     )
     write_json(directory / MANIFEST, dataclasses.asdict(manifest))
     return manifest
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def read_manifest(directory: str | Path, *, kind: str | None = None) -> Manifest:

@@ -134,6 +134,23 @@ def deleted_rows(path: Path, manifest: Manifest, *, verify: bool = False) -> NDA
     return np.array(rows.numpy())
 
 
+def passage_paths(path: Path, manifest: Manifest) -> list[Path]:
+    """Return the passage files of a directory and its parts, in order, where they are now.
+
+    Raises:
+        InputError: a file is missing, or the index was saved without its passages.
+    """
+    files: list[Path] = []
+    for place in (path, *(path / name for name in manifest.parts)):
+        passages = manifest.passages if place == path else read_manifest(place).passages
+        if passages is None:
+            raise InputError(
+                f"{place}: the index was saved without its passages; name the passage files"
+            )
+        files += passages.found_from(place)
+    return files
+
+
 def stack_members(path: Path, manifest: Manifest) -> list[Path]:
     """Return the directories that a stack names, where they are now.
 
@@ -229,7 +246,7 @@ def _stack(
         first += len(index)
     hidden = np.concatenate(dead)
     repeats = PassageStore.open(files, check=False).repeats()
-    hidden = np.union1d(hidden, _earlier(repeats, hidden))
+    hidden = np.union1d(hidden, earlier_rows(repeats, hidden))
     store = PassageStore.open(files, check=False, hidden=hidden)
     try:
         joint = PartedIndex(indexes, hidden, passages=joined_files(indexes))
@@ -240,7 +257,7 @@ def _stack(
     return joint, store
 
 
-def _earlier(repeats: NDArray[np.int64], hidden: NDArray[np.int64]) -> NDArray[np.int64]:
+def earlier_rows(repeats: NDArray[np.int64], hidden: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the live rows whose id a later live row has too.
 
     Args:

@@ -1,0 +1,238 @@
+"""One index of the live rows, in the place of parts and dead rows.
+
+Afterwards neither the text nor the vector of a deleted passage is left in the directory or in the
+cache: their files are removed (not overwritten). Passage files that belong to the user are not
+touched; the result names those that still hold deleted text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atlas_lm.index.build import Embed, Partial
+from atlas_lm.index.copies import append_lines
+from atlas_lm.index.directory import disk_full_explained, free_name, remove_unnamed, writing
+from atlas_lm.index.files import (
+    Fingerprint,
+    Manifest,
+    PassageFile,
+    PassageFiles,
+    read_manifest,
+)
+from atlas_lm.index.keep import writable_manifest
+from atlas_lm.index.opening import deleted_rows, open_index, passage_paths
+from atlas_lm.index.parted import PartedIndex, steps_of
+from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.storage import ArraySource, map_embeddings
+from atlas_lm.passages.sidecar import sidecar_path
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_path
+
+ROWS_AT_A_TIME = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """What compaction did."""
+
+    live: int
+    """Passages of the index, before and after."""
+    removed: int
+    """Dead rows whose text and vectors were removed."""
+    parts: int
+    """Parts that were merged into one."""
+    bytes_before: int
+    """Size of the directory before."""
+    bytes_after: int
+    """Its size now."""
+    still_in: tuple[Path, ...] = ()
+    """Files of the user's own that still hold text of deleted passages."""
+
+
+def compact(
+    path: str | Path,
+    *,
+    embed: Embed | None = None,
+    fingerprint: Fingerprint | None = None,
+) -> Compacted:
+    """Write one index of the live rows and remove everything else from the directory.
+
+    Vectors are copied where all are kept in full precision; otherwise they are computed again.
+    Where passages were deleted the directory gets a copy of the live ones.
+
+    Args:
+        path: the index directory.
+        embed: passages to vectors; needed where only codes are kept.
+        fingerprint: what this encoder's vectors depend on; its corpus does not matter.
+
+    Raises:
+        InputError: only codes are kept and no encoder is given, it is another than the index's, a
+            file is missing or damaged, the index is being written, or the disk is full.
+    """
+    path = Path(path).resolve()
+    with writing(path):
+        manifest = writable_manifest(path)
+        before = directory_bytes(path)
+        report = Compacted(
+            live=manifest.live,
+            removed=manifest.deleted,
+            parts=len(manifest.parts),
+            bytes_before=before,
+            bytes_after=before,
+        )
+        if manifest.parts or manifest.deleted:
+            if fingerprint is not None:
+                manifest.fingerprint.check(fingerprint, ignore={"corpus"})
+            _require_vectors(path, manifest, embed)
+            report = dataclasses.replace(report, still_in=_compacted(path, manifest, embed))
+        _remove_partials(path)
+        return dataclasses.replace(report, bytes_after=directory_bytes(path))
+
+
+def directory_bytes(path: Path) -> int:
+    """Return the size of all files of a directory."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Path, ...]:
+    """Write the new index; return the user's files that hold deleted text."""
+    dead = deleted_rows(path, manifest)
+    files = passage_paths(path, manifest)
+    old = PassageStore.open(files, check=False, hidden=dead)
+    own = [file for file in old.plain_paths if path in file.parents]
+    passages, copied = _live_passages(path, manifest, old, dead)
+    store = PassageStore.open([Path(file.absolute) for file in passages.files], check=False)
+    fingerprint = dataclasses.replace(manifest.fingerprint, corpus=store.fingerprint)
+    partial = Partial(path, fingerprint, manifest.dtype, manifest.step)
+    arrays: dict[str, ArraySource] = {}
+    if embed is None:
+        live = np.setdiff1d(np.arange(manifest.rows), dead)
+        partial.write(_live_vectors(path, manifest, live), len(live))
+        arrays = _steps(path, live)
+    else:
+        partial.embed_rest(store, embed, 4096)
+    partial.publish(
+        store, _settings(path, manifest), passages=passages, copy_passages=copied, arrays=arrays
+    )
+    store.close()
+    still_in = _holding(old, dead)
+    if len(dead):
+        _forget(old, own)
+    old.close()
+    return tuple(file for file in still_in if path not in file.resolve().parents)
+
+
+def _require_vectors(path: Path, manifest: Manifest, embed: Embed | None) -> None:
+    if embed is None and not manifest.embeddings:
+        raise InputError(
+            f"{path}: keeps codes only, so its {manifest.live} live passages must be embedded "
+            "again; name the encoder with --retriever or --model, or rebuild the index with "
+            "--keep-vectors"
+        )
+
+
+def _live_passages(
+    path: Path, manifest: Manifest, old: PassageStore, dead: NDArray[np.int64]
+) -> tuple[PassageFiles, bool]:
+    """Return the files of the live passages, written where rows are dead, and if they are copies.
+
+    Without dead rows files of the user's are named as they are.
+    """
+    places = [path, *(path / name for name in manifest.parts)]
+    each = [read_manifest(place).passages for place in places]
+    known = [(place, one) for place, one in zip(places, each, strict=True) if one is not None]
+    if not len(dead) and not any(one.copied for _, one in known):
+        located = [file for place, one in known for file in one.located(place).files]
+        return PassageFiles(files=tuple(located)), False
+    name = free_name(path, "passages.jsonl")
+    size = sum(file.stat().st_size for file in old.plain_paths)
+    with (
+        disk_full_explained(path, size),
+        atomic_path(path / name) as temporary,
+        open(temporary, "wb") as out,
+    ):
+        first = 0
+        for file, count in zip(old.plain_paths, old.counts, strict=True):
+            mine = dead[(dead >= first) & (dead < first + count)] - first
+            if len(mine):
+                _append_live(file, set(mine.tolist()), out)
+            else:
+                append_lines(file, out)
+            first += count
+    copy = PassageStore.open(path / name, check=False)
+    copy.close()
+    file = PassageFile(name, str(path / name), (path / name).stat().st_size, copy.sha256[0])
+    return PassageFiles(files=(file,), copied=True), True
+
+
+def _append_live(source: Path, dead: set[int], out: BinaryIO) -> None:
+    """Append the lines of a file that are not dead, each closed by a newline."""
+    with open(source, "rb") as file:
+        for row, line in enumerate(file):
+            if row not in dead:
+                out.write(line if line.endswith(b"\n") else line + b"\n")
+
+
+def _live_vectors(
+    path: Path, manifest: Manifest, live: NDArray[np.int64]
+) -> Iterator[Float[Tensor, "some dim"]]:
+    """Yield the vectors of the live rows, part after part, in pieces."""
+    first = 0
+    for place in (path, *(path / name for name in manifest.parts)):
+        vectors = map_embeddings(place, read_manifest(place))
+        mine = live[(live >= first) & (live < first + len(vectors))] - first
+        for start in range(0, len(mine), ROWS_AT_A_TIME):
+            yield vectors[torch.from_numpy(mine[start : start + ROWS_AT_A_TIME])]
+        first += len(vectors)
+
+
+def _steps(path: Path, live: NDArray[np.int64]) -> dict[str, ArraySource]:
+    """Return the steps of the live rows' vectors where they differ."""
+    index, store = open_index(path)
+    store.close()
+    parts = index.parts if isinstance(index, PartedIndex) else (index,)
+    steps = torch.cat([steps_of(part) for part in parts])[torch.from_numpy(live)]
+    return {} if bool((steps == steps[0]).all()) else {"row_steps": steps}
+
+
+def _settings(path: Path, manifest: Manifest) -> IndexSettings:
+    if not manifest.settings:
+        return IndexSettings(kind="flat", dtype=manifest.dtype, first_pass=False)
+    return IndexSettings.from_dict(manifest.settings, place=str(path))
+
+
+def _holding(store: PassageStore, dead: NDArray[np.int64]) -> list[Path]:
+    """Return the files, as they were named, that hold dead rows."""
+    last = np.cumsum(store.counts)
+    return [store.paths[number] for number in np.unique(np.searchsorted(last, dead, side="right"))]
+
+
+def _forget(store: PassageStore, own: list[Path]) -> None:
+    """Remove what the cache knows of files that are gone, and unpacked copies of packed files."""
+    for named, plain in zip(store.paths, store.plain_paths, strict=True):
+        unpacked = plain != named.resolve()
+        if unpacked or plain in own:
+            sidecar_path(plain).unlink(missing_ok=True)
+        if unpacked:
+            plain.unlink(missing_ok=True)
+
+
+def _remove_partials(path: Path) -> None:
+    """Remove vectors of unfinished additions."""
+    remove_unnamed(path)
+    for partial in path.glob("part-*.partial"):
+        with suppress(OSError):
+            shutil.rmtree(partial)
