@@ -63,7 +63,7 @@ class Ended:
 
 
 def test_the_job_embeds_with_the_copied_weights(world, tmp_path, not_started):
-    store, retriever = world
+    _, retriever = world
     starter = launcher(world, tmp_path / "bg")
     this = job(world, starter)
     expected = embedded_here(world)
