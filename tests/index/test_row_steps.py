@@ -72,3 +72,17 @@ def test_a_share_and_another_device_keep_the_steps():
 def test_steps_must_be_one_for_each_row():
     with pytest.raises(InputError, match="6 rows, but steps of shape"):
         flat().set_steps_(torch.zeros(5, dtype=torch.int32))
+
+
+def test_steps_are_saved_with_the_index(tmp_path):
+    index = flat()
+    index.save(tmp_path / "alike")
+    index.update_([4], torch.randn(1, 4), step=8, fingerprint=SECOND)
+    index.save(tmp_path / "mixed")
+    alike, mixed = (FlatIndex.load(tmp_path / name, verify=True) for name in ("alike", "mixed"))
+    assert (alike.step, alike.row_steps) == (0, None)
+    assert mixed.row_steps.tolist() == [0, 0, 0, 0, 8, 0]
+    assert mixed.fingerprint.encoder == MIXED
+    mixed.update_([0], torch.randn(1, 4), step=9)
+    assert mixed.row_steps.tolist() == [9, 0, 0, 0, 8, 0]
+    assert FlatIndex.load(tmp_path / "mixed").row_steps.tolist() == [0, 0, 0, 0, 8, 0]
