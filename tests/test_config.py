@@ -8,7 +8,7 @@ from atlas_lm.config import RunConfig, find_recipe, load_recipe, save_recipe
 from atlas_lm.runtime.errors import InputError
 
 OPTIONS = {
-    "context": "passages_from n_context retriever_n_context n_rerank",
+    "context": "passages_from n_context retriever_n_context n_rerank where as_of",
     "data": "train validation shots shots_seed validation_limit index passages",
     "generation": "max_new_tokens min_new_tokens num_beams length_penalty",
     "objective": "objective temperature_score temperature_gold kl_reduction emdr2_marginal "

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
+from atlas_lm.index import build
+from atlas_lm.passages.store import PassageStore
 from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Batch, Example, Passage
@@ -73,3 +78,52 @@ def test_contradictions_name_both_fields(fields, names):
         ContextConfig(**fields)
     for name in names:
         assert name in str(error.value)
+
+
+def test_filters_hold_for_retrieval_and_while_training(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    anything = atlas.retrieve("who ?", 5)
+    title = anything.passages[0][3].title
+    context = replace(atlas.config.context, where=f'title == "{title}"')
+    filtered = atlas.with_config(replace(atlas.config, context=context))
+    several = filtered.retrieve(["who ?", "where ?"], filtered.n_findable)
+    assert {passage.title for passages in several.passages for passage in passages} == {title}
+    assert 0 < filtered.n_findable < atlas.n_findable == len(atlas.store)
+    batch = filtered.ask("who ?")
+    rows = filtered.losses(batch, train_retriever=True).rows
+    assert {atlas.store[row].title for row in rows[0].tolist()} == {title}
+    with pytest.raises(InputError, match="neither deleted nor filtered out"):
+        filtered.retrieve("who ?", filtered.n_findable + 1)
+    wrong = replace(context, where="titel == 1", as_of="")
+    with pytest.raises(InputError, match=r"no passage has a field 'titel' \(did you mean 'title'"):
+        atlas.with_config(replace(atlas.config, context=wrong)).retrieve("who ?")
+
+
+def test_a_filter_without_retrieval_is_refused():
+    with pytest.raises(InputError, match=r"no effect with context\.passages_from=none"):
+        ContextConfig(passages_from="none", where="year == 1")
+    with pytest.raises(InputError, match="invalid syntax"):
+        ContextConfig(where="year =")
+    with pytest.raises(InputError, match="write a date as"):
+        ContextConfig(as_of="June")
+
+
+def test_several_indexes_are_opened_as_one(tmp_path):
+    tiny = draw(tmp_path)
+    atlas, _ = open_run(tiny)
+    newer = tmp_path / "newer.jsonl"
+    old = atlas.store[4]
+    newer.write_text(
+        json.dumps({"id": old.id, "title": old.title, "text": "changed"})
+        + '\n{"id": "new", "text": "brand new"}\n'
+    )
+    store = PassageStore.open(newer)
+    retriever = atlas.trained_retriever
+    fingerprint = atlas.fingerprint(store)
+    build(store, retriever.embed_corpus, tmp_path / "newer.idx", fingerprint=fingerprint)
+    count = len(atlas.store)
+    atlas.open_index([tiny.index, tmp_path / "newer.idx"])
+    assert atlas.n_findable == count + 1
+    texts = {p.id: p.text for p in atlas.retrieve("who ?", count + 1).passages[0]}
+    assert len(texts) == count + 1
+    assert (texts[old.id], texts["new"]) == ("changed", "brand new")

@@ -10,14 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
-from atlas_lm.index import FlatIndex, open_index
+from atlas_lm.index import Index, open_index
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.passages.filters import Filter
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader import open_reader
-from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
+from atlas_lm.retrieve import (
+    ContextConfig,
+    filtered_rows,
+    given_passages,
+    no_passages,
+    retrieve,
+)
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_json, write_json
@@ -86,8 +94,9 @@ class Atlas:
         self.config = config or AtlasConfig()
         self.objective = make_objective(self.config.objective)
         self.task = make_task(self.config.task)
-        self.index: FlatIndex | None = None
+        self.index: Index | None = None
         self.store: PassageStore | None = None
+        self._allowed: tuple[PassageStore, Filter, Tensor | None] | None = None
 
     def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
         """Return both halves' losses on a batch, as sums with their counts."""
@@ -134,7 +143,32 @@ class Atlas:
             store=self.store,
             topk=topk,
             n_rerank=context.n_rerank,
+            allowed_rows=self.allowed_rows(),
         )
+
+    def allowed_rows(self) -> Bool[Tensor, " n"] | None:
+        """Return True for the rows that the configuration lets be found; None where all may be.
+
+        Raises:
+            InputError: no passage has a field that ``context.where`` names, or none satisfies it.
+        """
+        if self.store is None:
+            return None
+        wanted = self.config.context.filter
+        if self._allowed is None or self._allowed[:2] != (self.store, wanted):
+            self._allowed = (self.store, wanted, filtered_rows(self.store, wanted))
+        return self._allowed[2]
+
+    @property
+    def n_findable(self) -> int:
+        """Passages that a search may return: neither deleted nor filtered out; 0 without index."""
+        if self.index is None or self.store is None:
+            return 0
+        allowed = self.allowed_rows()
+        hidden = self.store.hidden
+        if allowed is None:
+            return len(self.index) - (0 if hidden is None else len(hidden))
+        return int(allowed.sum()) - (0 if hidden is None else int(allowed[hidden].sum()))
 
     def ask(self, question: str | Sequence[str]) -> Batch:
         """Return questions of one's own as a batch, in the words of the model's task."""
@@ -199,8 +233,12 @@ class Atlas:
             raise InputError("this model has no retriever; give one with --retriever")
         return self.retriever
 
-    def open_index(self, path: str | Path, *, device: str | torch.device = "cpu") -> None:
-        """Open the index at ``path`` for this model.
+    def open_index(
+        self, path: str | Path | Sequence[str | Path], *, device: str | torch.device = "cpu"
+    ) -> None:
+        """Open the index at ``path`` for this model; several are searched as one.
+
+        Of passages with equal ids in several indexes only the one in the last is found.
 
         Raises:
             InputError: it was made by another encoder, template, pooling or length, or from
@@ -210,7 +248,8 @@ class Atlas:
         try:
             index.fingerprint.check(self.fingerprint(store))
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            place = path if isinstance(path, str | Path) else ", ".join(map(str, path))
+            raise InputError(f"{place}: {error}") from error
         self.index, self.store = index, store
 
     def fingerprint(self, store: PassageStore) -> Fingerprint:
@@ -218,8 +257,10 @@ class Atlas:
         return Fingerprint(**self.trained_retriever.fingerprint(store.fingerprint))
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, index: str | Path | None = None) -> Atlas:
-        """Open a saved model and, where given, its index.
+    def from_pretrained(
+        cls, path: str | Path, *, index: str | Path | Sequence[str | Path] | None = None
+    ) -> Atlas:
+        """Open a saved model and, where given, its index or indexes.
 
         Raises:
             InputError: ``path`` is not a model directory, or the index belongs to another model.

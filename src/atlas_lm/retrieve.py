@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index import Index
+from atlas_lm.passages.filters import Filter, rows_that_pass
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
@@ -36,6 +37,10 @@ class ContextConfig:
     """Passages used to train the retriever; at least n_context."""
     n_rerank: int = 0
     """Candidates re-embedded with the fresh encoder before the best are kept; 0 for none."""
+    where: str = ""
+    """Only passages that satisfy it are retrieved, such as 'source == "hr" and year >= 2020'."""
+    as_of: str = ""
+    """Only passages valid on this date are retrieved: 2019, 2019-06 or 2019-06-15."""
 
     def __post_init__(self) -> None:
         if self.n_context < 1:
@@ -50,6 +55,16 @@ class ContextConfig:
                 f"context.n_rerank={self.n_rerank} is smaller than "
                 f"context.retriever_n_context={self.retriever_n_context}; rerank more than is kept"
             )
+        if self.filter and self.passages_from != "index":
+            raise InputError(
+                f"context.where and context.as_of have no effect with "
+                f"context.passages_from={self.passages_from}; leave them out"
+            )
+
+    @property
+    def filter(self) -> Filter:
+        """Which passages may be retrieved."""
+        return Filter(where=self.where, as_of=self.as_of)
 
 
 def retrieve(
@@ -60,19 +75,43 @@ def retrieve(
     store: PassageStore,
     topk: int,
     n_rerank: int = 0,
+    allowed_rows: Bool[Tensor, " n"] | None = None,
 ) -> Retrieved:
     """Return the ``topk`` best passages of every query, best first, never an excluded one.
+
+    Args:
+        batch: the queries, each with the passages it may not see.
+        retriever: embeds the queries.
+        index: what is searched.
+        store: the passages of its rows.
+        topk: passages per query.
+        n_rerank: candidates re-embedded before the best are kept; 0 for none.
+        allowed_rows: True for the rows that may be found; all where None.
 
     Raises:
         InputError: fewer than ``topk`` passages are left after exclusion.
     """
     with torch.no_grad(), evaluating(retriever):
         query_emb = retriever.embed_queries(batch.query)
-        found = index.search(query_emb, max(topk, n_rerank), excluded_rows(batch, store))
+        found = index.search(
+            query_emb,
+            max(topk, n_rerank),
+            excluded_rows(batch, store),
+            allowed_rows=allowed_rows,
+        )
         rows, scores = found.rows.cpu(), found.scores.cpu()
         if n_rerank > topk:
             rows, scores = rerank(retriever, query_emb, store, rows)
     return with_text(store, rows[:, :topk], scores[:, :topk])
+
+
+def filtered_rows(store: PassageStore, wanted: Filter) -> Bool[Tensor, " n"] | None:
+    """Return True for the rows that satisfy the filter; None where there is none.
+
+    Raises:
+        InputError: see `passages.filters.rows_that_pass`.
+    """
+    return torch.from_numpy(rows_that_pass(store, wanted)) if wanted else None
 
 
 def given_passages(batch: Batch, n_context: int) -> Retrieved:

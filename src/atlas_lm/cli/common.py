@@ -11,6 +11,7 @@ from typing import Any
 
 from atlas_lm.model import Atlas, AtlasConfig
 from atlas_lm.reader import open_reader
+from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder, EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
@@ -59,13 +60,35 @@ _PLAIN = "for a retriever directory that does not say it itself"
 def add_context_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where passages come from and how many are read."""
     group = parser.add_argument_group("passages")
-    group.add_argument("--index", metavar="DIR", help="an index made by atlas-lm index build")
+    add_index_arguments(group)
     group.add_argument(
         "--passages-from",
         choices=["index", "file", "none"],
         help="retrieve them, take those in the data file, or none: closed book",
     )
     group.add_argument("--n-context", type=int, metavar="N", help="passages read per question")
+
+
+def add_index_arguments(group: Any, *, required: bool = False) -> None:
+    """Add ``--index``, once or several times, and what passages must satisfy to be found."""
+    group.add_argument(
+        "--index",
+        action="append",
+        required=required,
+        metavar="DIR",
+        help="an index made by atlas-lm index build; given several times they are searched as "
+        "one, where passages of a later one replace those with equal ids",
+    )
+    group.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="find only passages that satisfy it: 'source == \"hr\" and year >= 2020'",
+    )
+    group.add_argument(
+        "--as-of",
+        metavar="DATE",
+        help="find only passages valid on it by valid_from and valid_to: 2019, 2019-06, 2019-06-15",
+    )
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +149,9 @@ def open_for_retrieval(args: argparse.Namespace) -> Atlas:
     """Open a retriever and its index; no reader is loaded."""
     retriever = open_retriever(args)
     saved = Atlas.saved_config(args.model) if args.model is not None else AtlasConfig()
-    config = dataclasses.replace(saved, task=_task(args, saved.task, "fid"))
+    context = _filtered(dataclasses.replace(saved.context, passages_from="index"), args)
+    task = _task(args, saved.task, "fid")
+    config = dataclasses.replace(saved, context=context, task=task)
     atlas = Atlas(retriever, None, config)
     atlas.open_index(args.index, device=args.device)
     return atlas
@@ -152,7 +177,9 @@ def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
     """Return ``config`` with what the command line says otherwise."""
     context = config.context
     if args.passages_from is not None:
-        context = dataclasses.replace(context, passages_from=args.passages_from)
+        kept = {} if args.passages_from == "index" else {"where": "", "as_of": ""}
+        context = dataclasses.replace(context, passages_from=args.passages_from, **kept)
+    context = _filtered(context, args)
     if args.n_context is not None:
         context = dataclasses.replace(
             context,
@@ -160,6 +187,13 @@ def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
             retriever_n_context=max(args.n_context, context.retriever_n_context),
         )
     return dataclasses.replace(config, context=context)
+
+
+def _filtered(context: ContextConfig, args: argparse.Namespace) -> ContextConfig:
+    """Return ``context`` with the filters given on the command line."""
+    given = {name: getattr(args, name, None) for name in ("where", "as_of")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(context, **changes)
 
 
 def batches(examples: Sequence[Example], bsz: int, description: str) -> Iterator[Batch]:

