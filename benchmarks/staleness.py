@@ -345,7 +345,7 @@ def main() -> None:
             records = try_way(subject, WAYS[way], place / f"way-{number}", args.every)
             results[way].append(records)
             notice(f"seed {seed}, {way}: {json.dumps(records[-1])}")
-    (args.out / "records.json").write_text(json.dumps(results), "utf-8")
+            (args.out / "records.json").write_text(json.dumps(results), "utf-8")
     steps = [int(record["step"]) for record in results[args.ways[0]][0]]
     shown = [step for step in steps if step % (2 * args.every) == 0 or step == steps[-1]]
     print(table(results, shown))

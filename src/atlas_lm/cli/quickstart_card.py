@@ -27,6 +27,13 @@ from atlas_lm.runtime.structure import changed_from_defaults, unstructure
 if TYPE_CHECKING:
     from atlas_lm.cli.quickstart import Measured
 
+STALENESS = (
+    "steps_since_refresh",
+    "staleness_drift",
+    "staleness_topk_overlap",
+    "passages_embedded",
+)
+"""What a card says of the index's freshness, as far as it was logged."""
 NOTES = (
     "Questions are the supported test questions of Minipedia; none was trained on. Retrieval is "
     "measured on all of them, answers on a sample drawn by seed.",
@@ -63,7 +70,7 @@ def write_card(
         changed=list(changed_from_defaults(config)),
         facts=RunFacts(
             collapse=_present(last, "distinct_passages"),
-            staleness=_present(last, "steps_since_refresh")
+            staleness=_present(last, *STALENESS)
             | {"passage encoder": "frozen" if config.staleness.query_side else "trained"},
             hardware=_hardware(atlas),
             timings=seconds,

@@ -33,6 +33,15 @@ _MAIN = (
     _Kind(
         "Staleness of the index", "steps since refresh", ("steps_since_refresh",), is_noisy=False
     ),
+    _Kind(
+        "Drift of the index", "1 - cosine of stale and fresh", ("staleness_drift",), is_noisy=False
+    ),
+    _Kind(
+        "Top k of stale and fresh vectors",
+        "share in common",
+        ("staleness_topk_overlap",),
+        is_noisy=False,
+    ),
 )
 _MORE = (
     _Kind("Learning rate", "", ("lr_",), is_noisy=False),
@@ -51,6 +60,8 @@ _SERIES_NAMES = {
     "grad_norm_retriever": "retriever",
     "distinct_passages": "training",
     "steps_since_refresh": "training",
+    "staleness_drift": "training",
+    "staleness_topk_overlap": "training",
 }
 
 
