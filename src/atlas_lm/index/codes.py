@@ -4,7 +4,7 @@
   (oneDNN's integer product), good for many queries at once; or they are packed into the layout of
   FBGEMM's integer product, a copy in memory, which reads a single query's rows at the speed of
   memory. Searches of a few queries pack some chunks each, so that none of them waits.
-- Queries are coded in 7 bits: products of 8-bit codes would overflow where the processor lacks VNNI.
+- Queries are coded in 7 bits: products of 8-bit codes overflow where the processor lacks VNNI.
 - Scores are near, not exact; whoever calls rescores the rows found.
 """
 

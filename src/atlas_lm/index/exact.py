@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from atlas_lm.index.codes import Int8Scan
+from atlas_lm.index.first_pass import FirstPass
 from atlas_lm.index.threads import on_threads
 from atlas_lm.index.topk import BLOCK, RunningTopk
 from atlas_lm.index.vectors import Vectors, scores_at
@@ -39,7 +39,8 @@ def exact_search(
     exclude_rows: Sequence[Sequence[int]] | None = None,
     *,
     allowed_rows: Bool[Tensor, " n"] | None = None,
-    first_pass: Int8Scan | None = None,
+    first_pass: FirstPass | None = None,
+    rescored: int | None = None,
 ) -> SearchResult:
     """Return the ``topk`` rows of greatest inner product; see `FlatIndex.search`.
 
@@ -49,7 +50,9 @@ def exact_search(
         topk: rows per query.
         exclude_rows: for each query, rows it may not get.
         allowed_rows: True for the rows that any query may get.
-        first_pass: int8 codes of the same vectors, to be read first where that is faster.
+        first_pass: codes of the same vectors, to be read first where that is faster.
+        rescored: rows found by code that are rescored, and then the result is what it is; if
+            None, a few hundred are, and queries where that may not be exact are scanned again.
 
     Raises:
         InputError: see `FlatIndex.search`.
@@ -59,8 +62,12 @@ def exact_search(
     excluded = excluded_pairs(exclude_rows, len(query), len(vectors), topk, allowed_rows)
     excluded = excluded.to(query.device)
     hidden = None if allowed_rows is None else ~allowed_rows.to(query.device)
-    if first_pass is not None and uses_first_pass(len(vectors), topk) and len(query):
-        scores, rows = _two_passes(vectors, first_pass, query, topk, excluded, hidden)
+    n_found = n_rescored(topk) if rescored is None else max(rescored, topk + MARGIN)
+    if first_pass is not None and uses_first_pass(len(vectors), n_found) and len(query):
+        sure = rescored is None
+        scores, rows = _two_passes(
+            vectors, first_pass, query, topk, excluded, hidden, n_found=n_found, sure=sure
+        )
     else:
         scores, rows = _scan(vectors, query, _wanted(vectors, topk), excluded, hidden)
     if not bool(torch.isfinite(scores[:, :topk]).all()):
@@ -68,9 +75,9 @@ def exact_search(
     return SearchResult(scores[:, :topk], rows[:, :topk])
 
 
-def uses_first_pass(count: int, topk: int) -> bool:
-    """Return whether so many vectors are worth a first pass for so many rows of each."""
-    return count >= FIRST_PASS_FROM and n_rescored(topk) <= FIRST_PASS_FROM // 2
+def uses_first_pass(count: int, n_found: int) -> bool:
+    """Return whether so many vectors are worth a first pass that finds ``n_found`` of them."""
+    return count >= FIRST_PASS_FROM and n_found <= FIRST_PASS_FROM // 2
 
 
 def n_rescored(topk: int) -> int:
@@ -80,33 +87,38 @@ def n_rescored(topk: int) -> int:
 
 def _two_passes(
     vectors: Vectors,
-    first_pass: Int8Scan,
+    first_pass: FirstPass,
     query: Float[Tensor, "bsz dim"],
     topk: int,
     excluded: Int64[Tensor, "pairs 2"],
     hidden: Bool[Tensor, " n"] | None,
+    *,
+    n_found: int,
+    sure: bool,
 ) -> Found:
-    """Rescore what the codes find; scan everything for the queries where that may not be exact.
+    """Rescore what the codes find; if ``sure``, scan everything where that may not be exact.
 
     With f the worst score found by code, a row that was not found has a score of at most f plus
     the code's error. That error is estimated, per query, as the greater of the root mean square
     seen on the rescored rows and of what rounding to the largest step gives, |q| s / sqrt(12).
     Where the ``topk``-th rescored score is not `SURE` such errors above f, the codes cannot tell.
     """
-    by_code, rows = first_pass.best(query, n_rescored(topk), excluded, hidden)
+    by_code, rows = first_pass.best(query, n_found, excluded, hidden)
     left = by_code > -torch.inf
-    scores = scores_at(vectors, query, rows).masked_fill_(~left, -torch.inf)
-    seen = torch.where(left, by_code - scores, 0.0).square().sum(dim=1)
+    found = scores_at(vectors, query, rows).masked_fill_(~left, -torch.inf)
+    wanted = _wanted(vectors, topk)
+    scores, rows = (some[:, :wanted] for some in sort_found(found, rows))
+    kth = scores[:, topk - 1]
+    scores, rows = sort_found(*_rescored(vectors, query, scores, rows))
+    if not sure:
+        return scores, rows
+    seen = torch.where(left, by_code - found, 0.0).square().sum(dim=1)
     rounding = query.norm(dim=1) * first_pass.largest_step / math.sqrt(12)
     error = torch.maximum((seen / left.sum(dim=1).clamp(min=1)).sqrt(), rounding)
-    scores, rows = (found[:, : _wanted(vectors, topk)] for found in _sorted(scores, rows))
-    unsure = ~(scores[:, topk - 1] > by_code[:, -1] + SURE * error)
-    scores, rows = _sorted(*_rescored(vectors, query, scores, rows))
-    again = unsure.nonzero()[:, 0]
+    again = (~(kth > by_code[:, -1] + SURE * error)).nonzero()[:, 0]
     for some in again.split(UNSURE_AT_ONCE) if len(again) else ():
         its_excluded = _of_queries(excluded, some)
-        found = _scan(vectors, query[some], scores.shape[1], its_excluded, hidden)
-        scores[some], rows[some] = found
+        scores[some], rows[some] = _scan(vectors, query[some], wanted, its_excluded, hidden)
     return scores, rows
 
 
@@ -168,14 +180,14 @@ def _scan(
     threads = min(threads, -(-len(vectors) // size))
     parts = on_threads(scan_some, threads) if threads > 1 else [scan_some()]
     scores, rows = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-    scores, best = _sorted(scores, rows)
+    scores, best = sort_found(scores, rows)
     return scores[:, :n_found], best[:, :n_found]
 
 
-def _sorted(
+def sort_found(
     scores: Float[Tensor, "bsz found"], rows: Int64[Tensor, "bsz found"]
 ) -> tuple[Float[Tensor, "bsz found"], Int64[Tensor, "bsz found"]]:
-    """Return the same, the higher score first, then the lower row."""
+    """Return what was found, the higher score first, then the lower row."""
     rows, by_row = torch.sort(rows, dim=1)
     scores, best = torch.sort(scores.gather(1, by_row), dim=1, descending=True, stable=True)
     return scores, rows.gather(1, best)

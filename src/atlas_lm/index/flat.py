@@ -182,7 +182,7 @@ class FlatIndex:
         """Return in words how a batch of ``bsz`` queries is searched."""
         dtype = str(self.dtype).removeprefix("torch.")
         scan = self._scan_of(self._embeddings)
-        if scan is None or not uses_first_pass(len(self), topk):
+        if scan is None or not uses_first_pass(len(self), n_rescored(topk)):
             return f"float32 products with all {dtype} vectors, in chunks, on {self.device}"
         found = n_rescored(topk)
         return f"{scan.way(bsz)}, the best {found} rescored from {dtype} vectors"

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from atlas_lm.index.binary import BinaryIndex, Signs, encode_signs
+from atlas_lm.index.coded import CodedIndex, Facts
+from atlas_lm.index.faiss import FaissIndex, train
 from atlas_lm.index.files import Fingerprint, Recall
+from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.recall import measure_recall
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource
+from atlas_lm.index.vectors import Int8Vectors, encode_int8
 from atlas_lm.runtime.errors import InputError
+
+CODED_AT_ONCE = 16_384
+"""Rows coded at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +46,88 @@ def encode(
     *,
     directory: Path,
     fingerprint: Fingerprint,
+    queries: Float[Tensor, "n_queries dim"] | None = None,
 ) -> Encoded:
     """Return the codes of mapped vectors, made in bounded memory, and their recall.
+
+    Codes live in unnamed files in ``directory`` until the result is dropped, so memory holds
+    little of them; an index of faiss is held whole.
 
     Args:
         settings: which kind.
         embeddings: the vectors, mapped.
-        directory: where the index will be, for files that a library writes itself.
+        directory: where the index will be.
         fingerprint: what the vectors were computed with, and over.
+        queries: embedded queries to measure recall with; vectors are sampled if None.
+
+    Raises:
+        InputError: a library is missing or cannot build the kind.
     """
-    raise InputError(f"kind {settings.kind!r} cannot be built yet")
+    if settings.kind == "flat":
+        codes = _int8(embeddings, directory)
+        arrays = {"codes": codes.codes, "scales": codes.scales}
+        return Encoded(arrays=arrays, settings=settings.as_dict())
+    maker = _MAKERS.get(settings.kind)
+    if maker is None:
+        raise InputError(f"kind {settings.kind!r} keeps no codes in the index directory")
+    facts = Facts(count=len(embeddings), settings=settings, fingerprint=fingerprint)
+    vectors = embeddings if settings.keeps_vectors else None
+    index = maker(facts, embeddings, vectors, directory)
+    recall = measure_recall(index, embeddings, settings, queries)
+    return Encoded(arrays=index.arrays(), settings=settings.as_dict(), recall=recall)
+
+
+def _make_int8(
+    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
+) -> Int8Index:
+    return Int8Index(facts, _int8(embeddings, directory), vectors, mapped=True)
+
+
+def _make_binary(
+    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
+) -> BinaryIndex:
+    count, dim = embeddings.shape
+    bits = _room((count, -(-dim // 8)), torch.uint8, directory)
+    worth = _room((count,), torch.float32, directory)
+    for rows in _slices(count):
+        some = encode_signs(embeddings[rows])
+        bits[rows], worth[rows] = some.bits, some.worth
+    codes = None if vectors is not None else _int8(embeddings, directory)
+    return BinaryIndex(facts, Signs(bits, worth), codes, vectors)
+
+
+def _make_faiss(
+    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
+) -> FaissIndex:
+    return FaissIndex(facts, train(facts.settings, embeddings), vectors)
+
+
+_MAKERS: dict[str, Callable[[Facts, Tensor, Tensor | None, Path], CodedIndex]] = {
+    "int8": _make_int8,
+    "binary": _make_binary,
+    "faiss": _make_faiss,
+}
+
+
+def _int8(embeddings: Float[Tensor, "n dim"], directory: Path) -> Int8Vectors:
+    """Return the vectors' int8 codes, in unnamed files."""
+    count, dim = embeddings.shape
+    codes = _room((count, dim), torch.uint8, directory)
+    scales = _room((count,), torch.float32, directory)
+    for rows in _slices(count):
+        some = encode_int8(embeddings[rows])
+        codes[rows], scales[rows] = some.codes, some.scales
+    return Int8Vectors(codes, scales)
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(start, start + CODED_AT_ONCE) for start in range(0, count, CODED_AT_ONCE)]
+
+
+def _room(shape: Sequence[int], dtype: torch.dtype, directory: Path) -> Tensor:
+    """Return a tensor that lives in a file without a name, which goes when the tensor goes."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.truncate(size)
+        room = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
+    return torch.from_numpy(room).view(dtype).view(*shape)

@@ -19,15 +19,23 @@ import torch
 from numpy.typing import NDArray
 
 from atlas_lm.index.base import Index
+from atlas_lm.index.binary import BinaryIndex
+from atlas_lm.index.faiss import FaissIndex
 from atlas_lm.index.files import MANIFEST, Fingerprint, Manifest, read_manifest
 from atlas_lm.index.flat import FlatIndex
+from atlas_lm.index.int8 import Int8Index
 from atlas_lm.index.parted import PartedIndex, joined_files
 from atlas_lm.index.storage import map_array
 from atlas_lm.passages.repeats import joint_fingerprint
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError, did_you_mean
 
-KINDS: dict[str, Any] = {"flat": FlatIndex}
+KINDS: dict[str, Any] = {
+    "flat": FlatIndex,
+    "int8": Int8Index,
+    "binary": BinaryIndex,
+    "faiss": FaissIndex,
+}
 """The class of every kind: implements `index.base.Index` and has a classmethod ``load(path, *,
 device, mmap, verify)``."""
 STACK = "stack"

@@ -12,6 +12,8 @@ from atlas_lm.runtime.errors import InputError, did_you_mean
 Kind = Literal["flat", "int8", "binary", "faiss", "milvus"]
 KIND_NAMES: tuple[str, ...] = get_args(Kind)
 DTYPE_NAMES = ("float32", "float16", "bfloat16")
+RESCORE = {"binary": 16}
+"""Rows rescored for every row asked for, where settings do not say; 4 for the other kinds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,8 @@ class IndexSettings:
     """Keep the full-precision vectors too, memory-mapped, to rescore with; flat always does."""
     first_pass: bool = True
     """flat: keep int8 codes too, which are read first; the best few hundred are rescored."""
-    rescore: int = 4
-    """Rows rescored for every row asked for, where better vectors than those searched are kept."""
+    rescore: int | None = None
+    """Rows rescored for every row asked for, from the best vectors kept; 16 for binary, else 4."""
     factory: str = ""
     """faiss: the factory string, such as IVF4096,PQ64 or HNSW32."""
     nprobe: int | None = None
@@ -73,6 +75,10 @@ class IndexSettings:
     def keeps_vectors(self) -> bool:
         """Whether the index directory holds the full-precision vectors."""
         return self.kind == "flat" or self.keep_vectors
+
+    def rescored(self, topk: int) -> int:
+        """Return how many rows are rescored for ``topk`` rows."""
+        return topk * (self.rescore or RESCORE.get(self.kind, 4))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the manifest records."""

@@ -1,8 +1,8 @@
 """The best rows of a corpus that is scored a chunk at a time.
 
 Scores of a chunk come as [rows bsz] or [bsz rows], as the product that made them is faster; either
-way the maximum over a block of rows runs along contiguous memory. Once ``topk`` rows are known, only
-blocks whose maximum beats a query's worst kept score are looked into; soon hardly any does.
+way the maximum over a block of rows runs along contiguous memory. Once ``topk`` rows are known,
+only blocks whose maximum beats a query's worst kept score are looked into; soon hardly any does.
 Candidates are gathered and merged in large lots, for sorting a few at a time costs more than
 carrying them.
 """
