@@ -47,8 +47,8 @@ from atlas_lm.training import Checkpoints, new_state, train
 from atlas_lm.types import Example
 
 NEVER = ("staleness.refresh_schedule=never",)
-PARTIAL = ("staleness.refresh=partial", "staleness.partial.budget={tenth}")
-"""{tenth} stands for a tenth of the passages."""
+PARTIAL = ("staleness.refresh=partial", "staleness.partial.budget={budget}")
+"""{budget} is the one given on the command line."""
 WAYS = {
     "never": NEVER,
     "scheduled, every 5": ("staleness.refresh_schedule=5",),
@@ -226,7 +226,7 @@ def try_way(
     return records
 
 
-def tiny_subject(out: Path, seed: int, people: int, asked: int) -> Subject:
+def tiny_subject(out: Path, seed: int, people: int, asked: int, budget: int) -> Subject:
     """Draw the world and both halves, and teach the reader."""
     run = TinyRun(out)
     world = make_tinyworld(TinyWorldConfig(people=people, seed=seed, lessons=16384))
@@ -249,8 +249,7 @@ def tiny_subject(out: Path, seed: int, people: int, asked: int) -> Subject:
     teach_reader(run, seed)
 
     def configure(overrides: Sequence[str]) -> RunConfig:
-        tenth = str(len(store) // 10)
-        return joint_config(run, seed, overrides=[o.replace("{tenth}", tenth) for o in overrides])
+        return joint_config(run, seed, overrides=filled(overrides, budget))
 
     def questions(config: RunConfig, atlas: Atlas) -> tuple[list[Example], list[Example]]:
         test = load_examples(run.world / "test.jsonl", atlas.config.task)
@@ -275,12 +274,16 @@ def asked_about(world: TinyWorld, people: int) -> TinyWorld:
     )
 
 
-def recipe_subject(out: Path, recipe: str, overrides: Sequence[str]) -> Subject:
+def filled(overrides: Sequence[str], budget: int) -> list[str]:
+    """Return the overrides with the budget put in."""
+    return [override.replace("{budget}", str(budget)) for override in overrides]
+
+
+def recipe_subject(out: Path, recipe: str, overrides: Sequence[str], budget: int) -> Subject:
     """Return the run of a recipe, which names training and validation questions."""
 
     def configure(more: Sequence[str]) -> RunConfig:
-        tenth = "1000"
-        every = [*overrides, *(o.replace("{tenth}", tenth) for o in more)]
+        every = [*overrides, *filled(more, budget)]
         return load_recipe(find_recipe(recipe), every, RunConfig)
 
     def opened(config: RunConfig) -> Atlas:
@@ -329,6 +332,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--people", type=int, default=80)
     parser.add_argument("--asked", type=int, default=20)
+    parser.add_argument(
+        "--budget", type=int, help="passages in a partial refresh (default: a tenth; recipe: 1000)"
+    )
     parser.add_argument("--every", type=int, default=10, help="steps between evaluations")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     args = parser.parse_args()
@@ -337,9 +343,9 @@ def main() -> None:
         place = args.out / f"seed-{seed}"
         given = [*args.overrides, f"training.seed={seed}"]
         subject = (
-            recipe_subject(place, args.recipe, given)
+            recipe_subject(place, args.recipe, given, args.budget or 1000)
             if args.recipe
-            else tiny_subject(place, seed, args.people, args.asked)
+            else tiny_subject(place, seed, args.people, args.asked, args.budget or args.people)
         )
         for number, way in enumerate(args.ways):
             records = try_way(subject, WAYS[way], place / f"way-{number}", args.every)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from atlas_lm.cli.tiny import KS
 from atlas_lm.data.tinyworld import TinyWorldConfig
+from atlas_lm.evaluation import compare_records, measure
 
 from .world import draw, open_run, questions, scores, taught, train_joint
 
@@ -26,6 +28,18 @@ def small(tmp_path_factory):
 def world(tmp_path_factory):
     """The world of the quickstart, 200 passages, its reader taught."""
     return taught(tmp_path_factory.mktemp("learning") / "tiny", TinyWorldConfig())
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory):
+    """A world of 200 passages whose reader has had no lesson."""
+    return draw(tmp_path_factory.mktemp("learning") / "untaught", TinyWorldConfig(lessons=1))
+
+
+def found(run, atlas):
+    """What is found for every question, trained on or not."""
+    asked = [e for split in ("train", "test") for e in questions(run, atlas, split)]
+    return measure(atlas, asked, ks=KS, answers=False, bsz=64).records
 
 
 def test_a_reader_drawn_at_random_answers_nothing(small):
@@ -64,6 +78,29 @@ def test_recall_and_answers_rise_from_chance_under_each_objective(world, tmp_pat
     assert after["recall_at_1"] >= 0.8
     assert after["recall_at_5"] >= 0.9
     assert after["exact_match"] >= 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_reader_that_cannot_read_teaches_nothing(untaught, tmp_path, objective):
+    """Its likelihoods know nothing of where the answer is: recall falls to what chance gives.
+
+    The reader stays as it was drawn. Recall is that of all two hundred questions, held against
+    the interval of its change: of twenty questions, one found by chance looked like a rise.
+    """
+    atlas, _ = open_run(untaught)
+    before = found(untaught, atlas)
+    trained = train_joint(
+        untaught,
+        tmp_path / "run",
+        f"objective.objective={objective}",
+        "training.reader_loss_weight=0",
+        "training.total_steps=40",
+    )
+    comparisons = {c.name: c for c in compare_records(before, found(untaught, trained))}
+    for name in ("recall_at_1", "recall_at_5"):
+        assert comparisons[name].verdict != "improved", comparisons[name]
+        assert comparisons[name].difference.high <= 0.05, comparisons[name]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 from atlas_lm.index import FlatIndex
-from atlas_lm.index.files import Fingerprint
+from atlas_lm.index.files import MIXED, Fingerprint
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.staleness.refresh import PASSAGES_AT_A_TIME, Corpus, embed_rows
 from atlas_lm.types import Passage
@@ -93,7 +94,9 @@ class LiveIndex:
             at_a_time=PASSAGES_AT_A_TIME,
         )
         self.embedded += len(rows)
-        self.put(rows, embeddings, step, self.describe())
+        some = len(rows) < len(self)  # of the rest one knows only that it is another encoder's
+        mixed = dataclasses.replace(self.index.fingerprint, encoder=MIXED)
+        self.put(rows, embeddings, step, mixed if some else self.describe())
 
     def put(
         self,
