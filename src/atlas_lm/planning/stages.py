@@ -1,0 +1,270 @@
+"""What each stage takes of memory, disk and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from atlas_lm.planning import work
+from atlas_lm.planning.counting import parameter_bytes
+from atlas_lm.planning.index_size import ROW_OF_STORE, WIDTH, IndexSize, index_size
+from atlas_lm.planning.machine import Machine
+from atlas_lm.planning.models import PlannedModel
+from atlas_lm.planning.request import PlanRequest
+from atlas_lm.planning.throughput import Throughput
+
+StageName = Literal["build", "open", "search", "train step", "refresh", "generate"]
+PROCESS_BYTES = 450_000_000
+"""Memory of a process that has imported torch and transformers."""
+PASSAGES_AT_A_TIME = 4096
+"""Passages that a build or refresh holds at once; see `index.build`."""
+PACKED_SHARE = 4
+"""int8 codes are packed in memory where they take at most one in so many bytes of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage. Bytes and seconds are of the busiest process unless said otherwise."""
+
+    name: StageName
+    """Which."""
+    ram_bytes: float
+    """Memory of one process that cannot be let go."""
+    mapped_bytes: float = 0.0
+    """Mapped files that are read all the time: all of a process's should stay in memory."""
+    gpu_bytes: float = 0.0
+    """Memory of one GPU."""
+    disk_bytes: float = 0.0
+    """Disk of all processes together, at its most."""
+    seconds: float = 0.0
+    """Time."""
+    per: str = "in all"
+    """What the time is for."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Where the memory goes, in bytes."""
+
+
+def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[Stage]:
+    """Return every stage in order; those of a reader only where one is planned."""
+    whole = size_of(request, request.passages)
+    share = size_of(request, request.rows_of_rank)
+    found = [
+        _build(request, whole, speed),
+        _open(request, share, speed),
+        _search(request, share, machine, speed),
+    ]
+    if request.reader is not None:
+        found.append(_train(request, share, speed))
+    if not request.query_side and request.objective != "none":
+        found.append(_refresh(request, share, speed))
+    if request.reader is not None:
+        found.append(_generate(request, share, speed))
+    return found
+
+
+def size_of(request: PlanRequest, rows: int) -> IndexSize:
+    """Return the size of the planned index over some rows."""
+    return index_size(request.index, rows=rows, dim=request.dim, keep_vectors=request.keep_vectors)
+
+
+def weights_bytes(model: PlannedModel) -> int:
+    """Return the bytes of a model's weights in float32."""
+    return parameter_bytes(model.built())
+
+
+def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
+    cost, batch = work.embedding_cost(request)
+    weights = weights_bytes(request.retriever)
+    rows = request.passages
+    full = rows * request.dim * WIDTH.get(size.kind, 2)
+    seconds = (
+        rows * cost.flops / batch / speed.embed_flops
+        + rows * request.passage_tokens / speed.tokenize_tokens
+        + (full + size.disk_bytes) / speed.disk_bytes
+    )
+    held = PASSAGES_AT_A_TIME * (4 * request.dim + 3 * request.passage_bytes)
+    model = {"retriever": float(weights), "activations": cost.peak_bytes}
+    own = {"batch": float(held), "faiss training sample": float(size.training_bytes)}
+    if size.training_bytes:
+        own["faiss index"] = float(size.hot_bytes)
+    return _placed(
+        request,
+        name="build",
+        model=model,
+        own=own,
+        disk_bytes=full + (size.disk_bytes if not size.exact else size.hot_bytes),
+        seconds=seconds,
+        per=f"in all, {rows / seconds:,.0f} passages/s in one process",
+    )
+
+
+def _open(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
+    return _placed(
+        request,
+        name="open",
+        index=share,
+        own={"passage ids and offsets, mapped as needed": 0.0},
+        disk_bytes=size_of(request, request.passages).disk_bytes
+        + request.passages * (ROW_OF_STORE + request.passage_bytes),
+        seconds=share.hot_bytes / speed.disk_bytes,
+        per="until all of it is in memory; mapped files open at once",
+    )
+
+
+def _search(request: PlanRequest, share: IndexSize, machine: Machine, speed: Throughput) -> Stage:
+    queries = request.bsz * request.world
+    own = {"scores and candidates": float(queries * request.topk * 64)}
+    codes = share.rows * request.dim
+    first_pass = share.exact or share.kind == "int8"
+    if request.device == "cpu" and first_pass and codes <= machine.ram_bytes / PACKED_SHARE:
+        own["codes packed for small batches"] = float(codes)
+    if share.cold_bytes:
+        own["rescored rows, read from disk"] = 0.0
+    return _placed(
+        request,
+        name="search",
+        index=share,
+        own=own,
+        seconds=share.hot_bytes * share.scanned_share / speed.scan_bytes,
+        per=f"per batch of {queries} queries, top {request.topk}",
+    )
+
+
+def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
+    reader, retriever = request.reader, request.retriever
+    assert reader is not None
+    cost = work.training_cost(request)
+    held = state_bytes(request)
+    activations = max(cost.peak_bytes - cost.kept_bytes, 0.0)
+    if request.accumulation_steps == 1:  # gradients come as activations go
+        activations = max(cost.peak_bytes - held["gradients"], 0.0)
+    model: dict[str, float] = {**held, "activations": activations}
+    if request.device == "cuda":
+        model["optimizer's temporaries"] = max(held["gradients"] - activations, 0.0)
+    trained = held["gradients"]
+    seconds = (
+        request.accumulation_steps * cost.flops / speed.train_flops
+        + 4 * trained / speed.update_bytes
+        + request.accumulation_steps * share.hot_bytes * share.scanned_share / speed.scan_bytes
+    )
+    queries = request.bsz * request.accumulation_steps * request.world
+    passages = request.bsz * request.accumulation_steps * request.n_context
+    checkpoint = sum(held.values()) - held["gradients"] - held["gradient buckets of DDP"]
+    return _placed(
+        request,
+        name="train step",
+        model=model,
+        index=share,
+        own={"text": float(passages * request.passage_bytes * 4)},
+        disk_bytes=3 * checkpoint,
+        seconds=seconds,
+        per=f"per step of {queries} queries",
+    )
+
+
+def state_bytes(request: PlanRequest) -> dict[str, float]:
+    """Return what training holds all the time: exact but for tokenizers and the like."""
+    reader = request.reader
+    assert reader is not None
+    halves = [reader.built()]
+    trained = sum(one.numel() for one in halves[0].parameters())
+    weights = trained
+    tensors = sum(1 for _ in halves[0].parameters())
+    if request.objective != "none" or request.n_context:
+        tower = request.retriever.built()
+        own = sum(one.numel() for one in tower.parameters())
+        weights += own * (2 if request.query_side else 1)
+        if request.objective != "none":
+            trained += own
+            tensors += sum(1 for _ in tower.parameters())
+    return {
+        "weights": 4.0 * weights,
+        "gradients": 4.0 * trained,
+        "AdamW's moments": 8.0 * trained + 4 * tensors,
+        "gradient buckets of DDP": 4.0 * trained if request.world > 1 else 0.0,
+    }
+
+
+def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
+    cost, batch = work.embedding_cost(request)
+    rows = request.rows_of_rank
+    fresh = rows * request.dim * WIDTH.get(share.kind, 2)
+    seconds = (
+        rows * cost.flops / batch / speed.embed_flops
+        + rows * request.passage_tokens / speed.tokenize_tokens
+    )
+    model = {"retriever": float(weights_bytes(request.retriever)), "activations": cost.peak_bytes}
+    return _placed(
+        request,
+        name="refresh",
+        model=model,
+        index=share,
+        own={"fresh vectors of the share": float(fresh)},
+        seconds=seconds,
+        per="in all, every process its share",
+    )
+
+
+def _generate(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
+    reader = request.reader
+    assert reader is not None
+    cost = work.generation_cost(request)
+    memory = float(work.memory_bytes(request))
+    per_token = work.decoder_bytes(request) + memory
+    seconds = (
+        cost.flops / speed.read_flops
+        + request.target_tokens * per_token / speed.decode_bytes
+        + share.hot_bytes * share.scanned_share / speed.scan_bytes
+    )
+    model = {
+        "weights": float(weights_bytes(reader) + weights_bytes(request.retriever)),
+        "activations": max(cost.peak_bytes, memory) - memory,
+        "keys and values": memory,
+    }
+    return _placed(
+        request,
+        name="generate",
+        model=model,
+        index=share,
+        seconds=seconds,
+        per=f"per batch of {request.bsz} questions, {request.target_tokens} tokens each",
+    )
+
+
+def _placed(
+    request: PlanRequest,
+    *,
+    name: StageName,
+    per: str,
+    seconds: float,
+    model: Mapping[str, float] | None = None,
+    index: IndexSize | None = None,
+    own: Mapping[str, float] | None = None,
+    disk_bytes: float = 0.0,
+) -> Stage:
+    """Return a stage with the models, and an index that can live there, on the planned device."""
+    models, owns = dict(model or {}), dict(own or {})
+    on_gpu = request.device == "cuda"
+    mapped = float(index.hot_bytes) if index else 0.0
+    ram = PROCESS_BYTES + sum(owns.values()) + (0.0 if on_gpu else sum(models.values()))
+    gpu = sum(models.values()) if on_gpu else 0.0
+    parts = {"process": float(PROCESS_BYTES), **models, **owns}
+    if index is not None and on_gpu and (index.exact or index.kind == "int8"):
+        gpu += index.hot_bytes
+        mapped = 0.0
+    if index is not None and index.training_bytes:  # faiss reads its index, and keeps it
+        ram += mapped
+        mapped = 0.0
+    if index is not None:
+        parts["index, this process's share"] = float(index.hot_bytes)
+    return Stage(
+        name=name,
+        ram_bytes=ram,
+        mapped_bytes=mapped,
+        gpu_bytes=gpu,
+        disk_bytes=disk_bytes,
+        seconds=seconds,
+        per=per,
+        parts={part: size for part, size in parts.items() if size},
+    )
