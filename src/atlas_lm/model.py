@@ -36,6 +36,7 @@ from atlas_lm.types import (
     Generated,
     Generation,
     Losses,
+    Measured,
     Passage,
     Reader,
     Retrieved,
@@ -100,24 +101,35 @@ class Atlas:
 
     def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
         """Return both halves' losses on a batch, as sums with their counts."""
-        context = self.config.context
-        topk = context.retriever_n_context if train_retriever else context.n_context
-        retrieved = self.retrieve(batch, topk)
-        inputs = self.reader.collate(batch.query, retrieved.passages)
         if not train_retriever:
+            retrieved = self.retrieve(batch, self.config.context.n_context)
+            inputs = self.reader.collate(batch.query, retrieved.passages)
             loss = self.reader.loss(inputs, batch.target)
             return Losses(loss, None, len(batch), rows=retrieved.rows)
+        read = self.measure(batch)
+        assert read.measured is not None
+        retriever_loss, metrics = self.retriever_loss(read.measured)
+        return replace(read, retriever_total=retriever_loss, metrics=metrics)
+
+    def measure(self, batch: Batch) -> Losses:
+        """Return the reader's loss, and what it makes of each passage: no gradient to them."""
+        context = self.config.context
+        retrieved = self.retrieve(batch, context.retriever_n_context)
         reading = self.reader.read(
-            inputs,
+            self.reader.collate(batch.query, retrieved.passages),
             batch.target,
             n_context=context.n_context,
             measure=frozenset({self.objective.needs}),
             logit_temperature=self.objective.logit_temperature,
         )
-        retriever_score = self.trained_retriever.score(batch.query, retrieved.passages)
-        retriever_loss = self.objective.loss(retriever_score, reading.signals)
-        metrics = self.objective.diagnostics(retriever_score.detach(), reading.signals)
-        return Losses(reading.loss, retriever_loss.sum(), len(batch), metrics, retrieved.rows)
+        measured = Measured(batch.ids, tuple(batch.query), retrieved.passages, reading.signals)
+        return Losses(reading.loss, None, len(batch), rows=retrieved.rows, measured=measured)
+
+    def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
+        """Return the objective's loss and diagnostics, summed over queries; fresh encoders."""
+        retriever_score = self.trained_retriever.score(measured.query, measured.passages)
+        loss = self.objective.loss(retriever_score, measured.signals).sum()
+        return loss, self.objective.diagnostics(retriever_score.detach(), measured.signals)
 
     def retrieve(self, asked: Batch | str | Sequence[str], topk: int | None = None) -> Retrieved:
         """Return the best passages of every query, best first.

@@ -52,6 +52,11 @@ class Batch:
     examples: tuple[Example, ...]
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the examples, in order."""
+        return tuple(example.id for example in self.examples)
+
+    @property
     def query(self) -> list[str]:
         """The queries, in order."""
         return [example.query for example in self.examples]
@@ -252,14 +257,27 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Queries, their passages, and what the reader made of each: all that teaches a retriever."""
+
+    ids: tuple[str, ...]
+    """Ids of the examples."""
+    query: tuple[str, ...]
+    passages: tuple[tuple[Passage, ...], ...]
+    signals: ReaderSignals
+
+
+@dataclass(frozen=True)
 class Losses:
     """What one micro-batch gives: both losses as sums, their counts, and numbers for the log."""
 
     reader: TokenLoss
     retriever_total: Float[Tensor, ""] | None
-    """Sum over queries; None while the retriever is frozen."""
+    """Sum over queries; None while the retriever is frozen, or is to learn from ``measured``."""
     queries: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Sums over queries of whatever is logged as a mean over queries (KL, entropies)."""
     rows: Int64[Tensor, "bsz n_context"] | None = None
     """Rows retrieved, for the collapse monitor."""
+    measured: Measured | None = None
+    """The signals, where they were measured."""

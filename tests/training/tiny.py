@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from atlas_lm.index.files import Fingerprint
 from atlas_lm.objectives import ObjectiveConfig, make_objective
 from atlas_lm.staleness import LiveIndex, StalenessConfig, keep_fresh
 from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
-from atlas_lm.types import Example, Losses, Passage, ReaderSignals, TokenLoss
+from atlas_lm.types import Example, Losses, Measured, Passage, ReaderSignals, TokenLoss
 
 DIM = 6
 N_PASSAGES = 12
@@ -130,6 +130,17 @@ class FakeAtlas:
 
     def losses(self, batch, *, train_retriever):
         self.calls.append(([example.id for example in batch.examples], train_retriever))
+        if not train_retriever:
+            return self.read(batch)
+        read = self.read(batch)
+        loss, metrics = self.retriever_loss(read.measured)
+        return replace(read, retriever_total=loss, metrics=metrics)
+
+    def measure(self, batch):
+        self.calls.append(([example.id for example in batch.examples], "measured"))
+        return self.read(batch)
+
+    def read(self, batch):
         asked = torch.tensor([int(example.query) for example in batch.examples])
         length = torch.tensor([int(example.target) for example in batch.examples])
         query_emb = self.retriever.queries(asked)
@@ -140,17 +151,21 @@ class FakeAtlas:
         if self.poisoned & {example.id for example in batch.examples}:
             nats = nats * torch.nan
         reader = TokenLoss(nats.sum(), int(length.sum()))
-        if not train_retriever:
-            return Losses(reader, None, len(batch), rows=rows)
-        passage_emb = self.retriever.dropout(self.retriever.embed_passages(rows))
-        score = torch.einsum("qd,qkd->qk", query_emb, passage_emb)
         signals = ReaderSignals(
             torch.ones(len(asked), 1, dtype=torch.bool),
             passage_log_likelihood=log_likelihood.detach().gather(1, rows).unsqueeze(-1),
         )
-        loss = self.objective.loss(score, signals).sum()
-        metrics = self.objective.diagnostics(score, signals)
-        return Losses(reader, loss, len(batch), metrics, rows)
+        passages = tuple(tuple(self.store.passages(found)) for found in rows.tolist())
+        measured = Measured(batch.ids, tuple(batch.query), passages, signals)
+        return Losses(reader, None, len(batch), rows=rows, measured=measured)
+
+    def retriever_loss(self, measured):
+        query_emb = self.retriever.embed_queries(measured.query)
+        rows = [[int(passage.id) for passage in found] for found in measured.passages]
+        passage_emb = self.retriever.dropout(self.retriever.embed_passages(rows))
+        score = torch.einsum("qd,qkd->qk", query_emb, passage_emb)
+        loss = self.objective.loss(score, measured.signals).sum()
+        return loss, self.objective.diagnostics(score.detach(), measured.signals)
 
 
 def examples(n=10):

@@ -25,6 +25,12 @@ class TrainingConfig:
     """How the retriever is updated; its schedule begins with its first update."""
     freeze_retriever_steps: int = 0
     """Steps before the retriever starts to learn: the reader must read before it can teach."""
+    signal_round: int = 1
+    """Steps whose signals are gathered before the retriever learns from all of them; 1: at once."""
+    signal_epochs: int = 1
+    """Passes of the retriever over the signals of a round."""
+    signal_batches: int = 1
+    """Gathered micro-batches per update of the retriever in a round."""
     reader_loss_weight: float = 1.0
     """Factor on the reader's loss, nats per target token."""
     retriever_loss_weight: float = 1.0
@@ -51,6 +57,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("total_steps", "bsz", "accumulation_steps", "log_every", "keep_last"):
             _at_least(self, name, 1)
+        for name in ("signal_round", "signal_epochs", "signal_batches"):
+            _at_least(self, name, 1)
         for name in ("freeze_retriever_steps", "evaluate_every", "save_every", "seed"):
             _at_least(self, name, 0)
         for name in ("reader_loss_weight", "retriever_loss_weight"):
@@ -66,17 +74,50 @@ class TrainingConfig:
                 f"training.total_steps={self.total_steps}; to train the reader alone set them equal"
             )
         thawed = self.total_steps - self.freeze_retriever_steps
-        if 0 < thawed < self.retriever.warmup_steps:
+        self._check_rounds(thawed)
+        if 0 < self.retriever_updates < self.retriever.warmup_steps:
             raise InputError(
                 f"training.retriever.warmup_steps={self.retriever.warmup_steps} is more than the "
-                f"{thawed} steps that the retriever learns (training.total_steps="
-                f"{self.total_steps} - training.freeze_retriever_steps="
+                f"{self.retriever_updates} updates of the retriever (training.total_steps="
+                f"{self.total_steps}, training.freeze_retriever_steps="
                 f"{self.freeze_retriever_steps}); the peak would never be reached"
             )
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"training.precision={self.precision!r}: choose one of fp32 or bf16")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"training.dropout={self.dropout}: give a number in [0, 1)")
+
+    def _check_rounds(self, thawed: int) -> None:
+        if self.signal_round == 1:
+            for name in ("signal_epochs", "signal_batches"):
+                if getattr(self, name) > 1:
+                    raise InputError(
+                        f"training.{name}={getattr(self, name)} has no effect with "
+                        "training.signal_round=1; gather signals over more steps, or leave it at 1"
+                    )
+        elif thawed % self.signal_round:
+            raise InputError(
+                f"training.signal_round={self.signal_round} does not divide the {thawed} steps "
+                f"that the retriever learns (training.total_steps={self.total_steps} - "
+                f"training.freeze_retriever_steps={self.freeze_retriever_steps}); the last signals "
+                "would be wasted: change one of the three"
+            )
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates of the retriever from one round's signals."""
+        gathered = self.signal_round * self.accumulation_steps
+        return self.signal_epochs * -(-gathered // self.signal_batches)
+
+    @property
+    def retriever_updates(self) -> int:
+        """Updates of the retriever in the run: what its warm-up and schedule count."""
+        thawed = self.total_steps - self.freeze_retriever_steps
+        return (
+            thawed
+            if self.signal_round == 1
+            else thawed // self.signal_round * self.updates_per_round
+        )
 
     @property
     def queries_per_update(self) -> int:

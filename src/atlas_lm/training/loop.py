@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from atlas_lm.runtime.errors import InputError
@@ -13,6 +13,7 @@ from atlas_lm.training.checkpoint import Checkpoints
 from atlas_lm.training.collapse import CollapseMonitor
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.interrupt import StopRequest
+from atlas_lm.training.rounds import learn_round
 from atlas_lm.training.state import TrainState
 from atlas_lm.training.update import Update, update
 
@@ -78,6 +79,7 @@ def train(
             state.step += 1
             state.freshness.observe(query for batch in batches for query in batch.query)
             note_skip(state, done)
+            done = learn_from_round(state, cfg, done)
             watch(monitor, done, state.step)
             last = state.step == cfg.total_steps
             if last or every(cfg.log_every, state.step):
@@ -101,6 +103,19 @@ def every(period: int, step: int) -> bool:
 def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
     """Return whether the update at ``state.step`` moves the retriever."""
     return state.optimizers.retriever is not None and state.step >= cfg.freeze_retriever_steps
+
+
+def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Update:
+    """Keep what the step has measured; at the end of a round the retriever learns from it."""
+    state.signals.gathered += done.measured
+    thawed = state.step - cfg.freeze_retriever_steps
+    if not state.signals.gathered or thawed % cfg.signal_round:
+        return done
+    assert state.optimizers.retriever is not None
+    learnt = learn_round(state.model, state.signals, state.optimizers.retriever, cfg)
+    if learnt.skipped:
+        note_skip(state, replace(done, skipped=learnt.skipped))
+    return replace(done, metrics=done.metrics | learnt.metrics, measured=())
 
 
 def watch(monitor: CollapseMonitor, done: Update, step: int) -> None:

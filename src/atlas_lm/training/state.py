@@ -16,6 +16,7 @@ from atlas_lm.runtime.seeds import seed_everything
 from atlas_lm.staleness import AlwaysFresh, Freshness
 from atlas_lm.training.batches import Batches
 from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.rounds import SignalMemory
 from atlas_lm.training.update import Optimizers, Trainable, make_optimizers
 from atlas_lm.types import Example
 
@@ -29,6 +30,8 @@ class TrainState:
     batches: Batches
     freshness: Freshness = field(default_factory=AlwaysFresh)
     """Keeps the live index near the retriever, and holds what has become of it."""
+    signals: SignalMemory = field(default_factory=SignalMemory)
+    """What the reader made of passages that the retriever has yet to learn from."""
     step: int = 0
     """Updates made so far, skipped ones included."""
     skipped: int = 0
@@ -50,6 +53,7 @@ class TrainState:
             "skipped_in_row": self.skipped_in_row,
             "batches": self.batches.state,
             "freshness": self.freshness.facts(),
+            "signals": self.signals.facts(),
             "random": random_facts(),
         }
 
@@ -57,7 +61,8 @@ class TrainState:
         """Return the tensors of each file: ``model``, ``optimizer``, ``random`` and ``index``.
 
         ``index`` is there only if the index has been refreshed since the run began, and
-        ``background`` only while a refresh runs beside the training.
+        ``background`` only while a refresh runs beside the training, ``signals`` only within a
+        round of ``signal_round`` steps.
         """
         halves = self.optimizers.halves
         return {
@@ -65,6 +70,7 @@ class TrainState:
             "optimizer": _joined({name: half.tensors() for name, half in halves.items()}),
             "random": random_tensors(),
             **self.freshness.tensors(),
+            **self.signals.tensors(),
         }
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
@@ -79,6 +85,7 @@ class TrainState:
             half.restore(_part(tensors["optimizer"], name))
         self.batches.restore(facts["batches"])
         self.freshness.restore(facts["freshness"], tensors)
+        self.signals.restore(facts["signals"], tensors)
         for name in ("step", "skipped", "skipped_in_row"):
             setattr(self, name, facts[name])
         restore_random(facts["random"], tensors["random"])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.optim import HalfOptimizer
-from atlas_lm.types import Batch, Losses
+from atlas_lm.types import Batch, Losses, Measured
 
 
 class Trainable(Protocol):
@@ -36,6 +36,14 @@ class Trainable(Protocol):
 
     def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
         """Return both halves' losses as sums with their counts."""
+        ...
+
+    def measure(self, batch: Batch) -> Losses:
+        """Return the reader's loss, and its signals as ``measured``."""
+        ...
+
+    def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
+        """Return the retriever's loss on measured signals and its metrics, sums over queries."""
         ...
 
 
@@ -59,15 +67,16 @@ class Optimizers:
 
 
 def make_optimizers(model: Trainable, config: TrainingConfig) -> Optimizers:
-    """Return one optimizer for each half; the retriever's schedule begins when it thaws."""
+    """Return one optimizer for each half; the retriever's schedule counts its own updates."""
     reader = HalfOptimizer(model.reader, config.reader, total_steps=config.total_steps)
     if model.retriever is None or config.freeze_retriever_steps >= config.total_steps:
         return Optimizers(reader, None)
+    at_once = config.signal_round == 1
     retriever = HalfOptimizer(
         model.retriever,
         config.retriever,
-        total_steps=config.total_steps,
-        starts_at=config.freeze_retriever_steps,
+        total_steps=config.total_steps if at_once else config.retriever_updates,
+        starts_at=config.freeze_retriever_steps if at_once else 0,
     )
     return Optimizers(reader, retriever)
 
@@ -82,6 +91,8 @@ class Update:
     """Example ids and the rows retrieved for them, one pair for each micro-batch."""
     skipped: tuple[str, ...] = ()
     """Ids of the examples whose loss or gradient was not finite; nothing was updated then."""
+    measured: tuple[Measured, ...] = ()
+    """What the reader made of each micro-batch's passages, where the retriever learns later."""
 
 
 @dataclass
@@ -94,6 +105,7 @@ class _Tally:
     queries: int = 0
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     retrieved: list[tuple[Sequence[str], Tensor | None]] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
 
     def add(self, batch: Batch, losses: Losses) -> None:
         self.reader_total += losses.reader.total.item()
@@ -103,7 +115,9 @@ class _Tally:
             self.retriever_total += losses.retriever_total.item()
         for name, value in losses.metrics.items():
             self.sums[name] += value
-        self.retrieved.append(([example.id for example in batch.examples], losses.rows))
+        self.retrieved.append((batch.ids, losses.rows))
+        if losses.measured is not None:
+            self.measured.append(losses.measured)
 
 
 def update(
@@ -131,11 +145,15 @@ def update(
     tally = _Tally()
     for batch in micro_batches:
         with _autocast(model, config):
-            losses = model.losses(batch, train_retriever=train_retriever)
+            if train_retriever and config.signal_round > 1:
+                losses = model.measure(batch)
+            else:
+                losses = model.losses(batch, train_retriever=train_retriever)
         tally.add(batch, losses)
         if not _backward(losses):
             return _skip(optimizers, tally, [batch])
-    trained = _trained(optimizers, train_retriever)
+    gathers = config.signal_round > 1
+    trained = _trained(optimizers, train_retriever and not gathers)
     optimizers.reader.scale_gradients(config.reader_loss_weight / max(tally.tokens, 1))
     if "retriever" in trained:
         trained["retriever"].scale_gradients(config.retriever_loss_weight / tally.queries)
@@ -146,7 +164,9 @@ def update(
         half.update(step)
     optimizers.drop_gradients()
     metrics = _metrics(tally, trained, norms, step=step, seconds=time.perf_counter() - started)
-    return Update(metrics, tuple(tally.retrieved))
+    return Update(
+        metrics, tuple(tally.retrieved), measured=tuple(tally.measured if gathers else ())
+    )
 
 
 def _autocast(model: Trainable, config: TrainingConfig) -> torch.autocast:
