@@ -210,7 +210,8 @@ def _steps(path: Path, live: NDArray[np.int64]) -> dict[str, ArraySource]:
 
 def _settings(path: Path, manifest: Manifest) -> IndexSettings:
     if not manifest.settings:
-        return IndexSettings(kind="flat", dtype=manifest.dtype, first_pass=False)
+        first_pass = "codes" in manifest.arrays
+        return IndexSettings(kind="flat", dtype=manifest.dtype, first_pass=first_pass)
     return IndexSettings.from_dict(manifest.settings, place=str(path))
 
 

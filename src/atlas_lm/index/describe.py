@@ -1,0 +1,117 @@
+"""What an index directory holds, from its manifests and small files: no vector is read."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atlas_lm.index.files import Manifest, read_manifest
+from atlas_lm.index.opening import STACK, deleted_rows, stack_members
+from atlas_lm.index.storage import map_array
+from atlas_lm.runtime.errors import InputError
+
+
+def members(path: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Yield the directories of vectors with their manifests: the first, its parts, a stack's."""
+    manifest = read_manifest(path)
+    if manifest.kind == STACK:
+        for member in stack_members(path, manifest):
+            yield from members(member)
+        return
+    yield path, manifest
+    for name in manifest.parts:
+        yield path / name, read_manifest(path / name)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Return kind, counts, sizes, fingerprints, recall, age and steps of an index.
+
+    The counts of a stack are those of the time when it was stacked.
+
+    Raises:
+        InputError: a manifest is missing or damaged.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    directories = list(members(path))
+    counts: dict[str, Any] = {
+        "passages": manifest.live,
+        "rows": manifest.rows,
+        "deleted": manifest.deleted,
+    }
+    if manifest.kind == STACK:
+        counts["stack"] = [str(member) for member in stack_members(path, manifest)]
+    else:
+        counts["parts"] = len(manifest.parts)
+        counts["rows_of_parts"] = [manifest.count, *manifest.part_rows]
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(manifest.created)
+    return {
+        "index": str(path),
+        "kind": manifest.kind,
+        "dim": manifest.dim,
+        "dtype": manifest.dtype,
+        **counts,
+        "settings": {name: value for name, value in manifest.settings.items() if value},
+        "recall": asdict(manifest.recall) if manifest.recall is not None else None,
+        "bytes": _bytes(directories),
+        "fingerprint": asdict(manifest.fingerprint),
+        "step": manifest.step,
+        "steps": _steps(path, manifest, directories),
+        "created": manifest.created,
+        "updated": manifest.updated or None,
+        "age_hours": round(age.total_seconds() / 3600, 2),
+        "passage_files": [
+            file.absolute
+            for place, one in directories
+            if one.passages is not None
+            for file in one.passages.located(place).files
+        ],
+        "copied_passages": manifest.passages is not None and manifest.passages.copied,
+        "format_version": manifest.format_version,
+        "library_version": manifest.library_version,
+    }
+
+
+def _bytes(directories: list[tuple[Path, Manifest]]) -> dict[str, int]:
+    """Return what is on disk: vectors, every kind of array, passages, and all of it."""
+    sizes: Counter[str] = Counter()
+    for _, manifest in directories:
+        sizes["vectors"] += manifest.embeddings_bytes
+        for role, file in manifest.arrays.items():
+            sizes[role] += file.bytes
+        if manifest.passages is not None:
+            inside = "copied passages" if manifest.passages.copied else "passages elsewhere"
+            sizes[inside] += sum(file.bytes for file in manifest.passages.files)
+    total = sum(size for name, size in sizes.items() if name != "passages elsewhere")
+    return {**{name: size for name, size in sizes.items() if size}, "total": total}
+
+
+def _steps(
+    path: Path, manifest: Manifest, directories: list[tuple[Path, Manifest]]
+) -> dict[str, float]:
+    """Return the share of live passages whose vector is of each retriever step."""
+    live = np.ones(sum(one.count for _, one in directories), np.bool_)
+    if manifest.kind != STACK:
+        live[deleted_rows(path, manifest)] = False
+    counts: Counter[int] = Counter()
+    first = 0
+    for place, one in directories:
+        mine = live[first : first + one.count]
+        first += one.count
+        if "row_steps" in one.arrays:
+            steps = map_array(place, one, "row_steps", torch.int32, [one.count]).numpy()
+            for step, count in zip(*np.unique(steps[mine], return_counts=True), strict=True):
+                counts[int(step)] += int(count)
+        else:
+            counts[one.step] += int(mine.sum())
+    total = sum(counts.values())
+    if not total:
+        raise InputError(f"{path}: no passage is left")
+    return {str(step): count / total for step, count in sorted(counts.items()) if count}
