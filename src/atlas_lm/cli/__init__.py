@@ -21,6 +21,7 @@ VERBS = {
     "answer": "atlas_lm.cli.answer",
     "score": "atlas_lm.cli.score",
     "inspect": "atlas_lm.cli.inspect",
+    "plan": "atlas_lm.cli.plan",
 }
 """Each module has ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args) -> int``."""
 
@@ -37,6 +38,7 @@ SUMMARY = {
     "answer": "ask one question and see the passages behind the answer",
     "score": "the loss lab: what each objective makes of your passages",
     "inspect": "show a run, a checkpoint, a model or an index",
+    "plan": "memory, disk and time of every stage, before anything starts",
 }
 
 

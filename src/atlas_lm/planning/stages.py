@@ -132,13 +132,12 @@ def _search(request: PlanRequest, share: IndexSize, machine: Machine, speed: Thr
 
 
 def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
-    reader, retriever = request.reader, request.retriever
-    assert reader is not None
+    assert request.reader is not None
     cost = work.training_cost(request)
     held = state_bytes(request)
-    activations = max(cost.peak_bytes - cost.kept_bytes, 0.0)
+    activations = cost.peak_bytes
     if request.accumulation_steps == 1:  # gradients come as activations go
-        activations = max(cost.peak_bytes - held["gradients"], 0.0)
+        activations = max(activations - held["gradients"], 0.0)
     model: dict[str, float] = {**held, "activations": activations}
     if request.device == "cuda":
         model["optimizer's temporaries"] = max(held["gradients"] - activations, 0.0)

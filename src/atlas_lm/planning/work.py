@@ -6,6 +6,7 @@ masks come ready-made, for looking into a mask needs numbers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -22,6 +23,21 @@ from atlas_lm.planning.request import PlanRequest
 
 EMBEDDING_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens embedded at a time; see `retriever.embedding`."""
+
+
+def _essential(request: PlanRequest) -> PlanRequest:
+    """Return the request without what changes nothing about its models: it is counted once."""
+    return dataclasses.replace(
+        request,
+        passages=1,
+        index="",
+        keep_vectors=False,
+        world=1,
+        machines=1,
+        topk=1,
+        accumulation_steps=1,
+        passage_bytes=1,
+    )
 
 
 @contextmanager
@@ -50,9 +66,13 @@ def _causal_mask(length: int) -> Tensor:
     return torch.ones((1, 1, length, length), dtype=torch.bool).tril()
 
 
-@lru_cache
 def embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
     """Return the cost of one batch of passages through the retriever, and its passages."""
+    return _embedding_cost(_essential(request))
+
+
+@lru_cache
+def _embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
     batch = max(EMBEDDING_TOKENS[request.device] // request.passage_tokens, 1)
     model = request.retriever
 
@@ -64,12 +84,16 @@ def embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
     return by_layers(count, model.layers), batch
 
 
-@lru_cache
 def training_cost(request: PlanRequest) -> Cost:
     """Return the cost of one micro-batch: both losses forward, then backward; no optimizer.
 
     What is kept at the end are the gradients. Reranking is counted, search is not.
     """
+    return _training_cost(_essential(request))
+
+
+@lru_cache
+def _training_cost(request: PlanRequest) -> Cost:
     reader = request.reader
     assert reader is not None
     stacks = (*reader.layers, *(request.retriever.layers if request.objective != "none" else ()))
@@ -98,9 +122,13 @@ def training_halves(request: PlanRequest, layers: tuple[int, ...]) -> nn.ModuleD
     return halves
 
 
-@lru_cache
 def generation_cost(request: PlanRequest) -> Cost:
     """Return the cost of reading ``bsz`` queries' passages before the first token is written."""
+    return _generation_cost(_essential(request))
+
+
+@lru_cache
+def _generation_cost(request: PlanRequest) -> Cost:
     reader = request.reader
     assert reader is not None
 
