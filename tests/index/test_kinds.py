@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from atlas_lm.index import FlatIndex, build, read_manifest
+from atlas_lm.index.kinds import encode
+from atlas_lm.index.opening import KINDS, open_index
+from atlas_lm.index.settings import IndexSettings
+from atlas_lm.runtime.errors import InputError
+from tests.index.coded import clustered
+from tests.index.conftest import make_fingerprint
+
+EVERY = [
+    IndexSettings(kind="flat"),
+    IndexSettings(kind="int8", recall_k=5),
+    IndexSettings(kind="int8", keep_vectors=True, recall_k=5),
+    IndexSettings(kind="binary", recall_k=5),
+    IndexSettings(kind="binary", keep_vectors=True, recall_k=5),
+    IndexSettings(kind="faiss", factory="IVF2,SQ8", recall_k=5, nprobe=2),
+    IndexSettings(kind="faiss", factory="SQ8", keep_vectors=True, recall_k=5),
+]
+
+
+def name(settings):
+    return f"{settings.kind}{'+vectors' * settings.keep_vectors}"
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=name)
+def test_built_opened_and_searched(settings, store, embed, fingerprint, vectors, tmp_path):
+    if settings.kind == "faiss":
+        pytest.importorskip("faiss")
+    built = build(store, embed, tmp_path / "index", fingerprint=fingerprint, settings=settings)
+    manifest = read_manifest(tmp_path / "index")
+    assert (manifest.kind, manifest.count) == (settings.kind, 50)
+    assert IndexSettings.from_dict(manifest.settings, place="") == settings
+    assert bool(manifest.embeddings) == settings.keeps_vectors
+    if settings.kind == "flat":
+        assert manifest.recall is None
+    else:
+        assert manifest.recall.recall > 0.9
+        assert (manifest.recall.k, manifest.recall.queries) == (5, 50)
+    opened = open_index(tmp_path / "index", verify=True)
+    exact = FlatIndex(vectors.half(), fingerprint=fingerprint).search(vectors[:4], 1)
+    for index in (built, opened[0]):
+        assert index.search(vectors[:4], 1).rows.equal(exact.rows)
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {
+        "manifest.json",
+        *(array.name for array in manifest.arrays.values()),
+        *([manifest.embeddings] if manifest.embeddings else []),
+    }
+
+
+@pytest.mark.parametrize("settings", EVERY[:5], ids=name)
+def test_codes_are_the_same_in_any_chunks(settings, tmp_path, monkeypatch):
+    vectors = clustered(100, 12).half()
+    whole = encode(settings, vectors, directory=tmp_path, fingerprint=make_fingerprint(dim=12))
+    monkeypatch.setattr("atlas_lm.index.kinds.CODED_AT_ONCE", 7)
+    chunked = encode(settings, vectors, directory=tmp_path, fingerprint=make_fingerprint(dim=12))
+    assert whole.arrays.keys() == chunked.arrays.keys()
+    assert all(whole.arrays[role].equal(chunked.arrays[role]) for role in whole.arrays)
+    assert whole.recall == chunked.recall
+    assert not list(tmp_path.iterdir())
+
+
+def test_given_queries_are_what_recall_is_measured_with(tmp_path):
+    vectors = clustered(100, 12)
+    encoded = encode(
+        IndexSettings(kind="int8", recall_k=3),
+        vectors,
+        directory=tmp_path,
+        fingerprint=make_fingerprint(dim=12),
+        queries=torch.randn(7, 12),
+    )
+    assert encoded.recall.queries == 7
+
+
+def test_a_kind_without_codes_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'milvus' keeps no codes"):
+        encode(
+            IndexSettings(kind="milvus"),
+            clustered(10, 4),
+            directory=tmp_path,
+            fingerprint=make_fingerprint(dim=4),
+        )
+
+
+def test_every_coded_kind_can_be_opened():
+    assert {"flat", "int8", "binary", "faiss"} <= set(KINDS)
