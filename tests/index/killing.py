@@ -86,9 +86,9 @@ def main(operation: str, base: Path, count: int) -> None:
         counts["killed"] += killed
         if state == "before" or operation not in AGAIN_IS_REFUSED:
             OPERATIONS[operation](path)
+            left = {file.name for file in path.iterdir()} - named(path) - {"manifest.json"}
+            assert not left, left
         assert answer(path) == after, path
-        left = {file.name for file in path.iterdir()} - named(path) - {"manifest.json"}
-        assert not left, left
         shutil.rmtree(path)
     print(json.dumps(counts))
 

@@ -177,8 +177,13 @@ def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
     """Return ``config`` with what the command line says otherwise."""
     context = config.context
     if args.passages_from is not None:
-        kept = {} if args.passages_from == "index" else {"where": "", "as_of": ""}
-        context = dataclasses.replace(context, passages_from=args.passages_from, **kept)
+        unfiltered = args.passages_from != "index"
+        context = dataclasses.replace(
+            context,
+            passages_from=args.passages_from,
+            where="" if unfiltered else context.where,
+            as_of="" if unfiltered else context.as_of,
+        )
     context = _filtered(context, args)
     if args.n_context is not None:
         context = dataclasses.replace(

@@ -174,8 +174,9 @@ def _live_passages(
             first += count
     copy = PassageStore.open(path / name, check=False)
     copy.close()
-    file = PassageFile(name, str(path / name), (path / name).stat().st_size, copy.sha256[0])
-    return PassageFiles(files=(file,), copied=True), True
+    size = (path / name).stat().st_size
+    kept = PassageFile(name, str(path / name), size, copy.sha256[0])
+    return PassageFiles(files=(kept,), copied=True), True
 
 
 def _append_live(source: Path, dead: set[int], out: BinaryIO) -> None:
