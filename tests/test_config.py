@@ -19,7 +19,8 @@ OPTIONS = {
     "query_side",
     "task": "task query_template target_template sample_target seed",
     "training": "total_steps bsz accumulation_steps reader retriever freeze_retriever_steps "
-    "reader_loss_weight retriever_loss_weight precision seed log_every evaluate_every save_every "
+    "signal_round signal_epochs signal_batches reader_loss_weight retriever_loss_weight "
+    "precision seed log_every evaluate_every save_every "
     "keep_last gradient_checkpointing_reader gradient_checkpointing_retriever dropout",
 }
 """The frozen list of options: adding one is a deliberate change of this test."""

@@ -169,6 +169,7 @@ def test_the_options_are_these():
     ]
     assert dataclasses.asdict(TrainingConfig().reader) == {
         "lr": 1e-4,
+        "lr_of": {},
         "schedule": "linear",
         "warmup_steps": 0,
         "lr_floor": 0.1,

@@ -94,3 +94,25 @@ def test_moments_of_another_model_are_refused():
 def test_nonsense_is_refused(values, words):
     with pytest.raises(InputError, match=words):
         OptimConfig(**values)
+
+
+def test_parts_have_learning_rates_of_their_own():
+    """AdamW's first step moves every component by its learning rate."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    config = OptimConfig(lr=0.01, lr_of={"1.": 0.1}, weight_decay=0.0, schedule="constant")
+    half = HalfOptimizer(module, config, total_steps=4)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    half.update(0)
+    moved = {
+        name: (before[name] - p.detach()).abs().mean() for name, p in module.named_parameters()
+    }
+    expected = {"0.weight": 0.01, "0.bias": 0.01, "1.weight": 0.1, "1.bias": 0.1}
+    assert {name: round(float(by), 4) for name, by in moved.items()} == expected
+
+
+def test_a_part_that_does_not_exist_is_refused():
+    config = OptimConfig(lr_of={"LayerNorm": 0.1})
+    with pytest.raises(InputError, match=r"lr_of\.LayerNorm.*like weight, bias"):
+        HalfOptimizer(nn.Linear(2, 2), config, total_steps=4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,9 @@ class OptimConfig:
 
     lr: float = 1e-4
     """Peak learning rate."""
+    lr_of: Mapping[str, float] = field(default_factory=dict)
+    """Peak learning rates of the parameters whose name contains the key, in place of lr: norms,
+    whose weights are near 1, may need larger steps than embeddings near 0.05."""
     schedule: Schedule = "linear"
     """constant, linear or cosine, after warm-up."""
     warmup_steps: int = 0
@@ -41,6 +46,9 @@ class OptimConfig:
         for name in ("lr", "weight_decay", "max_grad_norm", "warmup_steps"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InputError(f"{name}={getattr(self, name)}: give a number of at least 0")
+        for part, lr in self.lr_of.items():
+            if not (lr >= 0 and math.isfinite(lr)):
+                raise InputError(f"lr_of.{part}={lr}: give a number of at least 0")
         for name in ("beta1", "beta2", "lr_floor"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: give a number in [0, 1)")
@@ -75,14 +83,8 @@ class HalfOptimizer:
         }
         if not self.parameters:
             raise InputError("nothing to train: every parameter of this half is frozen")
-        matrices = [p for p in self.parameters.values() if p.dim() >= 2]
-        vectors = [p for p in self.parameters.values() if p.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
         self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            _groups(self.parameters, config),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -90,7 +92,10 @@ class HalfOptimizer:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of the update that is number ``step`` of the run."""
-        return self.config.lr * lr_multiplier(
+        return self.config.lr * self._multiplier(step)
+
+    def _multiplier(self, step: int) -> float:
+        return lr_multiplier(
             self.config.schedule,
             max(step - self.starts_at, 0),
             warmup_steps=self.config.warmup_steps,
@@ -110,9 +115,9 @@ class HalfOptimizer:
         return float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
 
     def update(self, step: int) -> None:
-        """Move the parameters by their gradients, at the learning rate of ``step``."""
+        """Move the parameters by their gradients, at the learning rates of ``step``."""
         for group in self.adamw.param_groups:
-            group["lr"] = self.learning_rate(step)
+            group["lr"] = group["peak_lr"] * self._multiplier(step)
         self.adamw.step()
 
     def drop_gradients(self) -> None:
@@ -148,3 +153,26 @@ class HalfOptimizer:
                 key: value if key == "step" else value.to(parameter.device)
                 for key, value in moments.items()
             }
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], config: OptimConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups: alike in peak learning rate and weight decay.
+
+    Raises:
+        InputError: a name in ``lr_of`` is part of no trained parameter's name.
+    """
+    for part in config.lr_of:
+        if not any(part in name for name in parameters):
+            raise InputError(
+                f"lr_of.{part}: no trained parameter has {part!r} in its name; the names are "
+                f"like {', '.join(list(parameters)[-3:])}"
+            )
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        peak = next((lr for part, lr in config.lr_of.items() if part in name), config.lr)
+        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+        groups.setdefault((peak, decay), []).append(parameter)
+    return [
+        {"params": members, "peak_lr": peak, "weight_decay": decay}
+        for (peak, decay), members in groups.items()
+    ]
