@@ -18,6 +18,7 @@ from atlas_lm.index.coded import CodedIndex, Facts
 from atlas_lm.index.faiss import FaissIndex, train
 from atlas_lm.index.files import Fingerprint, Recall
 from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.milvus import MilvusIndex
 from atlas_lm.index.recall import measure_recall
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource
@@ -74,7 +75,7 @@ def encode(
     vectors = embeddings if settings.keeps_vectors else None
     index = maker(facts, embeddings, vectors, directory)
     recall = measure_recall(index, embeddings, settings, queries)
-    return Encoded(arrays=index.arrays(), settings=settings.as_dict(), recall=recall)
+    return Encoded(arrays=index.arrays(), settings=index.facts.settings.as_dict(), recall=recall)
 
 
 def _make_int8(
@@ -102,10 +103,17 @@ def _make_faiss(
     return FaissIndex(facts, train(facts.settings, embeddings), vectors)
 
 
+def _make_milvus(
+    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
+) -> MilvusIndex:
+    return MilvusIndex.create(facts, embeddings, vectors, directory)
+
+
 _MAKERS: dict[str, Callable[[Facts, Tensor, Tensor | None, Path], CodedIndex]] = {
     "int8": _make_int8,
     "binary": _make_binary,
     "faiss": _make_faiss,
+    "milvus": _make_milvus,
 }
 
 

@@ -24,6 +24,7 @@ from atlas_lm.index.faiss import FaissIndex
 from atlas_lm.index.files import MANIFEST, Fingerprint, Manifest, read_manifest
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.milvus import MilvusIndex
 from atlas_lm.index.parted import PartedIndex, joined_files
 from atlas_lm.index.storage import map_array
 from atlas_lm.passages.repeats import joint_fingerprint
@@ -35,6 +36,7 @@ KINDS: dict[str, Any] = {
     "int8": Int8Index,
     "binary": BinaryIndex,
     "faiss": FaissIndex,
+    "milvus": MilvusIndex,
 }
 """The class of every kind: implements `index.base.Index` and has a classmethod ``load(path, *,
 device, mmap, verify)``."""

@@ -1,0 +1,465 @@
+"""Vectors in a Milvus database: a file in the index directory, or a cluster that serves many.
+
+- Rows are primary keys, vectors are float32 under an exact (FLAT) index by default; a cluster's own
+  index may be approximate. Scores are the server's inner products; ties go to the lower row.
+- Vectors go there in batches of upserts, in order: a build that was killed goes on where the
+  database stopped, and doing a batch twice changes nothing.
+- Which collection is ours is in the manifest; a token never is: it comes from the environment.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
+from atlas_lm.index.exact import check_dim, check_finite, check_queries, excluded_pairs
+from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
+from atlas_lm.index.storage import ArraySource
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice, progress_bar
+from atlas_lm.types import SearchResult
+
+DATABASE = "milvus.db"
+"""The embedded database in an index directory."""
+TOKEN = "ATLAS_LM_MILVUS_TOKEN"
+"""Environment variable of a cluster's token, ``user:password`` or an API key."""
+UPSERT_ROWS = 1000
+MOST_FOUND = 16_384
+"""Rows that a cluster returns at most for a query."""
+LISTED = 10_000
+"""Rows that a filter may name; masks that need more are met by finding more."""
+MARGIN = 16
+"""Rows found beyond those asked for, so that ties are broken here."""
+
+Metadata = Callable[[range], Sequence[Mapping[str, Any]]]
+"""Rows to the fields that are stored with them, such as a passage's metadata."""
+
+
+class MilvusIndex(CodedIndex):
+    """A collection of a Milvus database. Implements `index.base.Index`."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        client: Any,
+        directory: Path,
+        vectors: Float[Tensor, "n dim"] | None = None,
+    ) -> None:
+        """Take an open client; ``facts.settings.collection`` is filled.
+
+        Args:
+            facts: what the manifest says.
+            client: a `pymilvus.MilvusClient`.
+            directory: the index directory.
+            vectors: full-precision vectors where they are kept; not used by searches.
+        """
+        super().__init__(facts, vectors)
+        self._client = client
+        self._directory = directory
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        return self.facts.settings.collection
+
+    @classmethod
+    def create(
+        cls,
+        facts: Facts,
+        embeddings: Float[Tensor, "n dim"],
+        vectors: Float[Tensor, "n dim"] | None,
+        directory: Path,
+        *,
+        metadata: Metadata | None = None,
+        token: str | None = None,
+    ) -> MilvusIndex:
+        """Put vectors into a collection, going on after those that are there; return the index.
+
+        Args:
+            facts: what is known; an empty ``settings.collection`` is named by the fingerprint.
+            embeddings: the vectors, mapped perhaps.
+            vectors: the same where the index directory keeps them, else None.
+            directory: the index directory, where the embedded database is.
+            metadata: fields stored with each row, for filters on the server.
+            token: a cluster's token; the environment's if None.
+
+        Raises:
+            InputError: pymilvus is missing, or the server cannot be reached or refuses.
+        """
+        name = facts.settings.collection or _collection_name(facts)
+        settings = dataclasses.replace(facts.settings, collection=name)
+        facts = dataclasses.replace(facts, settings=settings)
+        client = _connect(settings.url, directory, token)
+        index = cls(facts, client, directory, vectors)
+        index._make_collection()
+        index._call("load_collection")
+        index._fill(embeddings, metadata)
+        return index
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        mmap: bool = True,
+        verify: bool = False,
+        token: str | None = None,
+    ) -> MilvusIndex:
+        """Open an index directory; the collection must hold as many rows as the manifest says.
+
+        Args:
+            path: the directory.
+            device: the CPU: the database searches by itself.
+            mmap: has no meaning here.
+            verify: also compare the checksum of vectors that are kept.
+            token: a cluster's token; the environment's if None.
+
+        Raises:
+            InputError: the manifest is missing, damaged or of another kind; pymilvus is missing,
+                the server cannot be reached, or rows are missing.
+        """
+        require_cpu(device, "milvus")
+        path = Path(path)
+        manifest = read_manifest(path, kind="milvus")
+        facts = Facts.of(path, manifest)
+        if not facts.settings.url and not (path / DATABASE).exists():
+            raise InputError(f"{path / DATABASE}: missing; copy it again or rebuild the index")
+        client = _connect(facts.settings.url, path, token)
+        index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
+        index._call("load_collection")
+        held = index.rows_held()
+        if held < len(index):
+            raise InputError(
+                f"{path}: collection {index.collection!r} of {_place(facts.settings.url, path)} "
+                f"holds {held} of {len(index)} rows; rebuild the index"
+            )
+        return index
+
+    def search(
+        self,
+        query_emb: Float[Tensor, "bsz dim"],
+        topk: int,
+        exclude_rows: Sequence[Sequence[int]] | None = None,
+        *,
+        allowed_rows: Bool[Tensor, " n"] | None = None,
+        where: str = "",
+    ) -> SearchResult:
+        """Return the ``topk`` best rows of every query; see `base.Index.search`.
+
+        Args:
+            query_emb: the queries.
+            topk: rows per query.
+            exclude_rows: for each query, rows it may not get.
+            allowed_rows: True for the rows that any query may get.
+            where: a simple condition on the metadata stored with the rows, met by the server; see
+                `server_filter`.
+
+        Raises:
+            InputError: as `FlatIndex.search`; or more rows would have to be found than Milvus
+                returns.
+        """
+        query = query_emb.detach().to("cpu", torch.float32)
+        check_queries(query, len(self), self.dim, topk)
+        pairs = excluded_pairs(exclude_rows, len(query), len(self), topk, allowed_rows)
+        barred: list[set[int]] = [set() for _ in query]
+        for row, number in pairs.tolist():
+            barred[number].add(row)
+        mask, listed = _mask_filter(allowed_rows)
+        conditions = [one for one in (mask, server_filter(where) if where else "") if one]
+        hidden = None if listed or allowed_rows is None else ~allowed_rows.cpu()
+        found = self._found(query, topk, barred, hidden, " and ".join(conditions))
+        scores = torch.tensor([[score for score, _ in one] for one in found])
+        rows = torch.tensor([[row for _, row in one] for one in found], dtype=torch.int64)
+        return SearchResult(scores.view(-1, topk), rows.view(-1, topk))
+
+    def way(self, bsz: int) -> str:
+        """Return in words how a batch of ``bsz`` queries is searched."""
+        return f"Milvus at {_place(self.facts.settings.url, self._directory)}"
+
+    def arrays(self) -> Mapping[str, ArraySource]:
+        """Return no files: the database keeps its own."""
+        return {}
+
+    def rows_held(self) -> int:
+        """Return how many rows the collection holds."""
+        answer = self._call("query", filter="", output_fields=["count(*)"])
+        return int(answer[0]["count(*)"])
+
+    def update_(
+        self,
+        rows: slice | Sequence[int] | Int64[Tensor, " n"],
+        embeddings: Float[Tensor, "n dim"],
+        *,
+        step: int | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Replace the vectors of the rows in the database, batch by batch: searches see it happen.
+
+        Metadata of these rows is lost. What the index is of is written by `save`.
+
+        Raises:
+            InputError: a row does not exist, the shapes disagree, or a vector is not finite.
+        """
+        every = torch.arange(len(self))
+        selected = every[rows] if isinstance(rows, slice) else torch.as_tensor(rows)
+        if len(selected) != len(embeddings) or not bool(
+            ((selected >= 0) & (selected < len(self))).all()
+        ):
+            raise InputError(
+                f"update: {len(selected)} rows, {len(embeddings)} embeddings; rows "
+                f"are 0 to {len(self) - 1}"
+            )
+        check_dim(embeddings, self.dim)
+        fresh = embeddings.detach().to("cpu", torch.float32)
+        check_finite(fresh)
+        for start in range(0, len(fresh), UPSERT_ROWS):
+            some = slice(start, start + UPSERT_ROWS)
+            self._upsert(selected[some].tolist(), fresh[some], None)
+        whole = len(selected) == len(self)
+        if fingerprint is not None:
+            mixed = fingerprint if whole else self.fingerprint.mixed_with(fingerprint)
+            self.fingerprint = mixed
+        if step is not None and whole:
+            self.facts = dataclasses.replace(self.facts, step=step)
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Remove rows from the database: neither vector nor metadata is left there."""
+        listed = sorted(set(rows))
+        for start in range(0, len(listed), LISTED):
+            self._call("delete", ids=listed[start : start + LISTED])
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        passages: PassageFiles | None = None,
+        copy_passages: bool = False,
+    ) -> None:
+        """Write the index directory; an embedded database is copied where ``path`` is another.
+
+        Raises:
+            InputError: the directory holds something else, or the disk is full.
+        """
+        path = Path(path)
+        if not self.facts.settings.url and path.resolve() != self._directory.resolve():
+            self._call("flush")
+            target = path / DATABASE
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(
+                self._directory / DATABASE, target, ignore=shutil.ignore_patterns("LOCK")
+            )
+        super().save(path, passages=passages, copy_passages=copy_passages)
+
+    def close(self) -> None:
+        """Let the database go; another process may open an embedded one then."""
+        self._client.close()
+
+    def _found(
+        self,
+        query: Float[Tensor, "bsz dim"],
+        topk: int,
+        barred: Sequence[set[int]],
+        hidden: Bool[Tensor, " n"] | None,
+        condition: str,
+    ) -> list[list[tuple[float, int]]]:
+        """Return (score, row) of each query, best first; find more until every query has enough."""
+        limit = min(topk + max(map(len, barred), default=0) + MARGIN, len(self))
+        while True:
+            if limit > MOST_FOUND:
+                limit = min(limit, MOST_FOUND)
+                if limit < topk:
+                    raise InputError(f"topk={topk}: Milvus returns at most {MOST_FOUND} rows")
+            answers = (
+                self._call(
+                    "search",
+                    data=query.tolist(),
+                    limit=limit,
+                    filter=condition,
+                    output_fields=["row"],
+                    anns_field="vector",
+                    search_params={"metric_type": "IP"},
+                )
+                if len(query)
+                else []
+            )
+            kept = [_best(answer, bar, hidden) for answer, bar in zip(answers, barred, strict=True)]
+            short = [len(one) for one in kept if len(one) < topk]
+            if not short:
+                return [one[:topk] for one in kept]
+            if limit >= min(MOST_FOUND, len(self)):
+                raise InputError(
+                    f"topk={topk}, but only {min(short)} rows that may be returned are among the "
+                    f"best {limit}; lower topk, or filter and exclude less"
+                )
+            limit = min(limit * 4, MOST_FOUND, len(self))
+
+    def _make_collection(self) -> None:
+        if self._client.has_collection(self.collection):
+            return
+        types = importlib.import_module("pymilvus").DataType
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=True)
+        schema.add_field("row", types.INT64, is_primary=True)
+        schema.add_field("vector", types.FLOAT_VECTOR, dim=self.dim)
+        params = self._client.prepare_index_params()
+        params.add_index("vector", index_type="FLAT", metric_type="IP")
+        self._call("create_collection", schema=schema, index_params=params)
+
+    def _fill(self, embeddings: Float[Tensor, "n dim"], metadata: Metadata | None) -> None:
+        """Upsert what is not there yet; batches come in order, so the count says where to go on."""
+        done = self.rows_held() // UPSERT_ROWS * UPSERT_ROWS
+        if 0 < done < len(embeddings):
+            notice(f"{self.collection}: going on after {done} rows")
+        with progress_bar() as progress:
+            task = progress.add_task("Filling Milvus", total=len(embeddings), completed=done)
+            for start in range(done, len(embeddings), UPSERT_ROWS):
+                rows = range(start, min(start + UPSERT_ROWS, len(embeddings)))
+                fields = metadata(rows) if metadata is not None else None
+                self._upsert(rows, embeddings[start : rows.stop].float(), fields)
+                progress.update(task, completed=rows.stop)
+        self._call("flush")
+
+    def _upsert(
+        self,
+        rows: Sequence[int],
+        embeddings: Float[Tensor, "n dim"],
+        fields: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
+        vectors = embeddings.numpy()
+        described = fields or [{}] * len(rows)
+        data = [
+            {**one, "row": int(row), "vector": vector}
+            for one, row, vector in zip(described, rows, vectors, strict=True)
+        ]
+        self._call("upsert", data=data)
+
+    def _call(self, what: str, **arguments: Any) -> Any:
+        """Call the client about our collection; its errors name the place."""
+        errors = importlib.import_module("pymilvus.exceptions").MilvusException
+        try:
+            return getattr(self._client, what)(self.collection, **arguments)
+        except errors as error:
+            raise InputError(
+                f"{_place(self.facts.settings.url, self._directory)}: {what}: {error.message}"
+            ) from error
+
+
+def server_filter(where: str) -> str:
+    """Return a simple condition on metadata as Milvus writes it.
+
+    Fields are compared by ``== < <= > >=``, ``in [...]`` and ``startswith(field, "x")``, joined by
+    ``and`` and ``or``. What a passage without the field satisfies (``!=``, ``not``) differs there.
+
+    Raises:
+        InputError: there is more in it; filter by rows instead.
+    """
+    try:
+        return _translated(ast.parse(where.strip(), mode="eval").body)
+    except (SyntaxError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"where {where!r}: Milvus is given ==, <, <=, >, >=, in, startswith, and, or alone; "
+            "filter by rows (allowed_rows) for anything else"
+        ) from error
+
+
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "==",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "in",
+}
+
+
+def _translated(node: ast.expr) -> str:
+    if isinstance(node, ast.BoolOp):
+        word = " and " if isinstance(node.op, ast.And) else " or "
+        return "(" + word.join(map(_translated, node.values)) + ")"
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "startswith":
+        field, prefix = node.args
+        text = ast.literal_eval(prefix)
+        if "%" in text or "_" in text:
+            raise ValueError(text)
+        return f"{_field(field)} like {json.dumps(text + '%')}"
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        value = json.dumps(ast.literal_eval(node.comparators[0]), ensure_ascii=False)
+        return f"{_field(node.left)} {_COMPARISONS[type(node.ops[0])]} {value}"
+    raise TypeError(type(node).__name__)
+
+
+def _field(node: ast.expr) -> str:
+    if isinstance(node, ast.Name) and node.id not in ("row", "vector"):
+        return node.id
+    raise TypeError(ast.dump(node))
+
+
+def _mask_filter(allowed: Bool[Tensor, " n"] | None) -> tuple[str, bool]:
+    """Return the mask as a filter, and whether it could be written as one."""
+    if allowed is None or bool(allowed.all()):
+        return "", True
+    kept = int(allowed.sum())
+    for count, mask, word in (
+        (len(allowed) - kept, ~allowed, "not in"),
+        (kept, allowed, "in"),
+    ):
+        if count <= LISTED:
+            return f"row {word} {mask.nonzero()[:, 0].tolist()}", True
+    return "", False
+
+
+def _best(
+    answer: Iterable[Mapping[str, Any]], barred: set[int], hidden: Bool[Tensor, " n"] | None
+) -> list[tuple[float, int]]:
+    """Return the rows of an answer that may be returned, higher score first, then lower row."""
+    found = [(float(hit["distance"]), int(hit["row"])) for hit in answer]
+    left = [
+        (score, row)
+        for score, row in found
+        if row not in barred and (hidden is None or not bool(hidden[row]))
+    ]
+    return sorted(left, key=lambda one: (-one[0], one[1]))
+
+
+def _connect(url: str, directory: Path, token: str | None) -> Any:
+    try:
+        pymilvus = importlib.import_module("pymilvus")
+        if not url:
+            importlib.import_module("milvus_lite")
+    except ImportError as error:
+        raise InputError(
+            "an index of kind milvus needs pymilvus (and milvus-lite for a database in a file); "
+            "run `pip install 'atlas-lm[milvus]'`"
+        ) from error
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and said once
+    place = _place(url, directory)
+    try:
+        return pymilvus.MilvusClient(place, token=token or os.environ.get(TOKEN, ""))
+    except Exception as error:
+        raise InputError(
+            f"{place}: Milvus cannot be opened ({str(error).splitlines()[0]}); check the URL and "
+            f"the token in {TOKEN}, or whether another process has the file open"
+        ) from error
+
+
+def _place(url: str, directory: Path) -> str:
+    return url or str((directory / DATABASE).resolve())
+
+
+def _collection_name(facts: Facts) -> str:
+    of = {**dataclasses.asdict(facts.fingerprint), "step": facts.step, "count": facts.count}
+    return "atlas_" + hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]
