@@ -89,6 +89,11 @@ def test_filters_hold_for_retrieval_and_while_training(tmp_path):
     several = filtered.retrieve(["who ?", "where ?"], filtered.n_findable)
     assert {passage.title for passages in several.passages for passage in passages} == {title}
     assert 0 < filtered.n_findable < atlas.n_findable == len(atlas.store)
+    asked = atlas.retrieve("who ?", 2, where=f'title == "{title}"')
+    assert {passage.title for passage in asked.passages[0]} == {title}
+    assert len(filtered.retrieve("who ?", atlas.n_findable, where="").passages[0]) == len(
+        atlas.store
+    )
     batch = filtered.ask("who ?")
     rows = filtered.losses(batch, train_retriever=True).rows
     assert {atlas.store[row].title for row in rows[0].tolist()} == {title}

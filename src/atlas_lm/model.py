@@ -43,6 +43,8 @@ from atlas_lm.types import (
 )
 
 FORMAT_VERSION = 1
+KEPT_FILTERS = 16
+"""Masks of rows kept in memory, a byte a passage each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +99,7 @@ class Atlas:
         self.task = make_task(self.config.task)
         self.index: Index | None = None
         self.store: PassageStore | None = None
-        self._allowed: tuple[PassageStore, Filter, Tensor | None] | None = None
+        self._allowed: dict[Filter, Bool[Tensor, " n"] | None] = {}
 
     def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
         """Return both halves' losses on a batch, as sums with their counts."""
@@ -131,16 +133,34 @@ class Atlas:
         loss = self.objective.loss(retriever_score, measured.signals).sum()
         return loss, self.objective.diagnostics(retriever_score.detach(), measured.signals)
 
-    def retrieve(self, asked: Batch | str | Sequence[str], topk: int | None = None) -> Retrieved:
+    def retrieve(
+        self,
+        asked: Batch | str | Sequence[str],
+        topk: int | None = None,
+        *,
+        where: str | None = None,
+        as_of: str | None = None,
+    ) -> Retrieved:
         """Return the best passages of every query, best first.
 
         They come from the index, from the data file or from nowhere, as the configuration says.
+
+        Args:
+            asked: a batch, a question or several.
+            topk: passages per query; the configuration's ``n_context`` if None.
+            where: only passages that satisfy this condition; the configuration's if None.
+            as_of: only passages valid on this date; the configuration's if None.
 
         Raises:
             InputError: no index is open, or it holds fewer than ``topk`` passages.
         """
         batch = asked if isinstance(asked, Batch) else self.ask(asked)
         context = self.config.context
+        asked_for = replace(
+            context,
+            where=context.where if where is None else where,
+            as_of=context.as_of if as_of is None else as_of,
+        )
         topk = topk or context.n_context
         if context.passages_from == "none":
             return no_passages(batch)
@@ -155,21 +175,26 @@ class Atlas:
             store=self.store,
             topk=topk,
             n_rerank=context.n_rerank,
-            allowed_rows=self.allowed_rows(),
+            allowed_rows=self.allowed_rows(asked_for.filter),
         )
 
-    def allowed_rows(self) -> Bool[Tensor, " n"] | None:
-        """Return True for the rows that the configuration lets be found; None where all may be.
+    def allowed_rows(self, wanted: Filter | None = None) -> Bool[Tensor, " n"] | None:
+        """Return True for the rows that a filter lets be found; None where all may be.
+
+        Args:
+            wanted: the filter; the configuration's if None.
 
         Raises:
-            InputError: no passage has a field that ``context.where`` names, or none satisfies it.
+            InputError: no passage has a field that the filter names, or none satisfies it.
         """
         if self.store is None:
             return None
-        wanted = self.config.context.filter
-        if self._allowed is None or self._allowed[:2] != (self.store, wanted):
-            self._allowed = (self.store, wanted, filtered_rows(self.store, wanted))
-        return self._allowed[2]
+        wanted = self.config.context.filter if wanted is None else wanted
+        if wanted not in self._allowed:
+            if len(self._allowed) >= KEPT_FILTERS:
+                self._allowed.clear()
+            self._allowed[wanted] = filtered_rows(self.store, wanted)
+        return self._allowed[wanted]
 
     @property
     def n_findable(self) -> int:
@@ -263,6 +288,7 @@ class Atlas:
             place = path if isinstance(path, str | Path) else ", ".join(map(str, path))
             raise InputError(f"{place}: {error}") from error
         self.index, self.store = index, store
+        self._allowed.clear()
 
     def fingerprint(self, store: PassageStore) -> Fingerprint:
         """Return what an index over ``store`` by this model's passage encoder must carry."""

@@ -164,6 +164,17 @@ def test_a_kind_of_codes_is_kept_up_to_date(kind, passages, encoder, tmp_path, c
     assert said(capsys, "index", "verify", out, *encoder)["sound"]
 
 
+def test_a_kind_is_chosen_for_the_memory(passages, encoder, tmp_path, capsys):
+    words = ["index", "build", "--passages", passages, *encoder, "--out", tmp_path / "i.idx"]
+    assert main(list(map(str, [*words, "--max-memory", "1GB"]))) == 0
+    assert "flat, for it is exact" in " ".join(capsys.readouterr().err.split())
+    message = complaint(capsys, *words, "--max-memory", "10b")
+    assert "12 vectors of" in message
+    message = complaint(capsys, *words, "--max-memory", "1GB", "--kind", "int8")
+    assert "give --max-memory or --kind" in message
+    assert "'much' is no size of memory" in complaint(capsys, *words, "--max-memory", "much")
+
+
 def test_help_shows_an_example(capsys):
     for verb in ("build", "stack", "add", "update", "delete", "compact", "info", "verify"):
         with pytest.raises(SystemExit) as stop:

@@ -19,11 +19,13 @@ from atlas_lm.cli.common import (
 )
 from atlas_lm.index import Fingerprint, IndexSettings, build
 from atlas_lm.index.build import Embed
+from atlas_lm.index.choose import choose, parse_size
 from atlas_lm.index.describe import describe
 from atlas_lm.index.settings import KIND_NAMES
 from atlas_lm.index.stack import stack
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder, EmbeddingReport
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -115,6 +117,11 @@ def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: flat)",
     )
     group.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="choose the most exact kind whose searches fit, such as 16GB, and say why",
+    )
+    group.add_argument(
         "--dtype", choices=sorted(DTYPES), default="fp32", help="of kept vectors (default: fp32)"
     )
     group.add_argument(
@@ -133,18 +140,34 @@ def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(args: argparse.Namespace) -> IndexSettings:
-    """Return the settings asked for; flat without codes of its own where nothing is said."""
+def settings_of(args: argparse.Namespace, count: int, dim: int) -> IndexSettings:
+    """Return the settings asked for, or those chosen for the memory there is.
+
+    Args:
+        args: the command line.
+        count: passages.
+        dim: components of a vector.
+
+    Raises:
+        InputError: an impossible value, a kind besides ``--max-memory``, or nothing fits.
+    """
     names = [field.name for field in dataclasses.fields(IndexSettings) if field.name != "dtype"]
-    given: dict[str, Any] = {name: getattr(args, name, None) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
+    asked = {name: getattr(args, name, None) for name in names}
+    given: dict[str, Any] = {
+        name: value for name, value in asked.items() if value is not None and value is not False
+    }
+    if args.max_memory is not None:
+        if args.kind or args.factory:
+            raise InputError("give --max-memory or --kind and --factory, not both")
+        choice = choose(count, dim, parse_size(args.max_memory), dtype=DTYPES[args.dtype])
+        notice(choice.reason)
+        return dataclasses.replace(choice.settings, **given)
     if args.factory and args.kind is None:
         given["kind"] = "faiss"
     return IndexSettings(dtype=DTYPES[args.dtype], **given)
 
 
 def _build(args: argparse.Namespace) -> int:
-    settings = settings_of(args)
     store = PassageStore.open([Path(path) for path in args.passages])
     retriever, embed, report = embedder(args)
     build(
@@ -152,7 +175,7 @@ def _build(args: argparse.Namespace) -> int:
         embed,
         args.out,
         fingerprint=Fingerprint(**retriever.fingerprint(store.fingerprint)),
-        settings=settings,
+        settings=settings_of(args, len(store), retriever.dim),
         copy_passages=args.copy_passages,
     )
     warn_of_truncation(retriever, report)
