@@ -203,3 +203,17 @@ def test_a_full_disk_leaves_no_half_written_model(tiny, tmp_path, capsys, monkey
     with pytest.raises(InputError, match="disk is full"):
         model.save_pretrained(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_shots_than_questions_say_how_to_take_all(tiny, tmp_path, capsys):
+    message = complaint(
+        capsys,
+        *("train", "tinyworld", "--out", tmp_path / "run"),
+        f'reader.path="{tiny.drawn / "reader"}"',
+        f'retriever.path="{tiny.drawn / "retriever"}"',
+        f'data.train="{tiny.world / "test.jsonl"}"',
+        f'data.index="{tiny.index}"',
+        "data.shots=100000",
+    )
+    assert "data.shots=100000" in message
+    assert "data.shots=0" in message

@@ -93,6 +93,11 @@ def training_examples(config: RunConfig, task: TaskConfig) -> list[Example]:
     examples = load_examples(config.data.train, task)
     if not config.data.shots:
         return examples
+    if config.data.shots > len(examples):
+        raise InputError(
+            f"data.shots={config.data.shots}, but {config.data.train} holds {len(examples)} "
+            "questions; set data.shots=0 to train on all of them"
+        )
     return sample_shots(examples, config.data.shots, seed=config.data.shots_seed)
 
 
