@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atlas_lm.index import FlatIndex, build, open_index
+from atlas_lm.index import FlatIndex, IndexSettings, build, open_index
 from atlas_lm.index import build as build_function
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
@@ -220,3 +220,32 @@ def test_a_killed_process_loses_one_chunk(tmp_path, corpus):
     assert runs == 4  # 50 passages, 15 a run
     expected = torch.arange(COUNT).float()[:, None].expand(-1, 4)
     assert torch.equal(FlatIndex.load(tmp_path / "index", verify=True).embeddings, expected)
+
+
+def test_a_build_stopped_while_coding_embeds_nothing_again(
+    tmp_path, store, embed, fingerprint, monkeypatch
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    settings = IndexSettings(kind="int8", dtype="float32", recall_k=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "encode", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(store, embed, tmp_path / "index", fingerprint=fingerprint, settings=settings)
+    assert not (tmp_path / "index").exists()
+    no_more = Interrupted(embed, 1, AssertionError("everything was embedded already"))
+    build(store, no_more, tmp_path / "index", fingerprint=fingerprint, settings=settings)
+    index, _ = open_index(tmp_path / "index", verify=True)
+    assert len(index) == COUNT
+    names = {path.name for path in (tmp_path / "index").iterdir()}
+    assert names == {"manifest.json", "codes.array", "scales.array"}
+
+
+def test_a_second_build_of_the_same_index_is_refused(tmp_path, store, embed, fingerprint):
+    def busy(passages):
+        with pytest.raises(InputError, match="another process is writing this index"):
+            build(store, embed, tmp_path / "index", fingerprint=fingerprint)
+        return embed(passages)
+
+    build(store, busy, tmp_path / "index", fingerprint=fingerprint)

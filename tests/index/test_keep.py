@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -335,3 +337,24 @@ def test_one_store_of_all_files(base, more):
     assert index.fingerprint.corpus == store.fingerprint
     assert len(store) == 37
     assert isinstance(store, PassageStore)
+
+
+def test_a_directory_of_version_1_is_opened_and_kept_up_to_date(tmp_path, more):
+    files = [
+        write(tmp_path / "1.jsonl", dict(list(BASE.items())[:12])),
+        write(tmp_path / "2.jsonl", dict(list(BASE.items())[12:])),
+    ]
+    index = built(tmp_path / "index", files)
+    path = index / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in ("settings", "arrays", "recall", "parts", "part_rows", "deleted", "updated"):
+        del manifest[name]
+    whole = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    manifest["format_version"], manifest["fingerprint"]["corpus"] = 1, whole
+    path.write_text(json.dumps(manifest))
+    holds(index, BASE)
+    add(index, more, embed, fingerprint=ENCODER)
+    delete(index, ["p1"])
+    holds(index, {i: t for i, t in (BASE | MORE).items() if i != "p1"})
+    compact(index)
+    holds(index, {i: t for i, t in (BASE | MORE).items() if i != "p1"})

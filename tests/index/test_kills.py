@@ -25,4 +25,4 @@ def test_a_writer_killed_at_any_instant_leaves_the_old_or_the_new(tmp_path, oper
     assert done.returncode == 0, done.stderr[-3000:]
     counts = json.loads(done.stdout.splitlines()[-1])
     assert counts["before"] + counts["after"] == TRIALS
-    assert counts["killed"] > TRIALS // 4
+    assert counts["killed"] > TRIALS // 10

@@ -31,7 +31,7 @@ WITH_SUBVERBS = {"index"}
 SUMMARY = {
     "quickstart": "the main job on the embedded default: index, train both halves, compare, answer",
     "prepare": "make a benchmark's corpus and questions from the packages that ship them",
-    "index": "build an index over your passages, or show what one holds",
+    "index": "build an index over your passages, keep it up to date, check it",
     "train": "fine-tune retriever and reader together from a recipe",
     "evaluate": "measure answers and retrieval on a file of questions",
     "retrieve": "find the passages for a file of questions",

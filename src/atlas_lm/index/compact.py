@@ -119,7 +119,9 @@ def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Pat
     partial = Partial(path, fingerprint, manifest.dtype, manifest.step)
     arrays: dict[str, ArraySource] = {}
     if embed is None:
-        live = np.setdiff1d(np.arange(manifest.rows), dead)
+        alive = np.ones(manifest.rows, np.bool_)
+        alive[dead] = False
+        live = np.flatnonzero(alive)
         partial.write(_live_vectors(path, manifest, live), len(live))
         arrays = _steps(path, live)
     else:

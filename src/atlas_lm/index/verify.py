@@ -144,9 +144,10 @@ def _plain(path: Path) -> Path:
 def _sampled(
     index: Index, store: PassageStore, embed: Embed, sample: int, seed: int, result: Verified
 ) -> Verified:
-    live = np.arange(len(store))
+    alive = np.ones(len(store), np.bool_)
     if store.hidden is not None:
-        live = np.setdiff1d(live, store.hidden)
+        alive[store.hidden] = False
+    live = np.flatnonzero(alive)
     chosen = np.random.default_rng(seed).choice(live, min(sample, len(live)), replace=False)
     rows = torch.from_numpy(np.sort(chosen))
     fresh = embed(store.passages(rows.numpy())).detach().float().cpu()
