@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from atlas_lm.planning import Machine, make_plan
+from tests.planning.small import request
+from tests.planning.test_stages import ONE
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def plan(machine: Machine, **fields):
+    return make_plan(request(**fields), machine, ONE)
+
+
+def test_what_fits_needs_no_advice():
+    made = plan(Machine(ram_bytes=10**10, disk_bytes=10**12))
+    assert not made.shortages
+    assert not made.changes
+
+
+def test_a_large_index_is_told_to_shrink():
+    made = plan(Machine(ram_bytes=6 * 10**9, disk_bytes=10**13), passages=10**8, reader=None)
+    assert {short.what for short in made.shortages} == {"RAM with the mapped index"}
+    fits = {change.options for change in made.changes if change.fits}
+    assert "--index binary" in fits
+    assert "--index int8" not in fits  # as much to scan as the first pass of fp32
+
+
+def test_a_full_disk_is_named():
+    made = plan(Machine(ram_bytes=10**13, disk_bytes=10**9), passages=10**8, reader=None)
+    assert "disk" in {short.what for short in made.shortages}
+    assert all(short.needed_bytes > short.there_bytes for short in made.shortages)
+
+
+def test_activations_are_told_to_be_recomputed():
+    generous = Machine(ram_bytes=10**12, disk_bytes=10**12)
+    wide = {"n_context": 64, "passage_tokens": 128}
+    need = {stage.name: stage.ram_bytes for stage in plan(generous, **wide).stages}["train step"]
+    tight = Machine(ram_bytes=int(need * 0.95), disk_bytes=10**12)
+    made = plan(tight, **wide)
+    assert {short.stage for short in made.shortages} == {"train step"}
+    assert any(c.fits and c.options == "--gradient-checkpointing" for c in made.changes)
+    assert any(c.fits and c.options.startswith("--bsz 1 --acc") for c in made.changes)
+
+
+def test_where_nothing_alone_is_enough_changes_add_up():
+    made = plan(Machine(ram_bytes=5 * 10**8, disk_bytes=10**9), n_context=64, passages=10**7)
+    assert made.changes
+    assert not any(change.fits for change in made.changes[:-1])
