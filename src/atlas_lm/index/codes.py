@@ -38,7 +38,7 @@ PACKED_SHARE = 4
 
 def supported() -> bool:
     """Return whether this build of torch has oneDNN's integer product; else codes are no use."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 def packing_supported() -> bool:

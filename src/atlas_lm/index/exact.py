@@ -116,7 +116,8 @@ def _two_passes(
     rounding = query.norm(dim=1) * first_pass.largest_step / math.sqrt(12)
     error = torch.maximum((seen / left.sum(dim=1).clamp(min=1)).sqrt(), rounding)
     again = (~(kth > by_code[:, -1] + SURE * error)).nonzero()[:, 0]
-    for some in again.split(UNSURE_AT_ONCE) if len(again) else ():
+    for start in range(0, len(again), UNSURE_AT_ONCE):
+        some = again[start : start + UNSURE_AT_ONCE]
         its_excluded = _of_queries(excluded, some)
         scores[some], rows[some] = _scan(vectors, query[some], wanted, its_excluded, hidden)
     return scores, rows

@@ -16,6 +16,8 @@ from atlas_lm.index.topk import BLOCK, RunningTopk
 
 CHUNK_ROWS = 16_384
 """Rows scored at once; a multiple of `topk.BLOCK`."""
+SCORES_AT_ONCE = 1 << 20
+"""Scores of which the best are kept at once, 4 MB, which stay in cache."""
 
 Found = tuple[Float[Tensor, "bsz n_found"], Int64[Tensor, "bsz n_found"]]
 Scorer = Callable[[int], tuple[Tensor, bool]]
@@ -72,20 +74,22 @@ def best_of_chunks(
         hidden: True for rows that no query may find.
     """
     n_chunks = -(-count // CHUNK_ROWS)
-    chunks = iter(range(n_chunks))
-    taking = threading.Lock()
     excluded_rows = excluded[:, 0].contiguous()
+    group = _chunks_at_once(bsz, n_chunks)
+    n_groups = -(-n_chunks // group)
+    groups = iter(range(n_groups))
+    taking = threading.Lock()
 
     def take() -> int | None:
         with taking:
-            return next(chunks, None)
+            return next(groups, None)
 
     def scan_some() -> Found:
         score, found = scorer(), RunningTopk(bsz, n_found, torch.device("cpu"))
-        for chunk in iter(take, None):
-            start = chunk * CHUNK_ROWS
-            stop = min(start + CHUNK_ROWS, count)
-            scores, by_query = score(chunk)
+        for first in iter(take, None):
+            chunks = range(first * group, min((first + 1) * group, n_chunks))
+            start, stop = chunks.start * CHUNK_ROWS, min(chunks.stop * CHUNK_ROWS, count)
+            scores, by_query = _joined([score(chunk) for chunk in chunks])
             _hide(scores if by_query else scores.T, start, stop, excluded, excluded_rows, hidden)
             rows = max(stop - start, n_found)
             missing = rows + -rows % BLOCK - (stop - start)
@@ -95,11 +99,25 @@ def best_of_chunks(
                 found.add(pad(scores, (0, 0, 0, missing), value=-torch.inf), start)
         return found.result()
 
-    threads = min(torch.get_num_threads(), n_chunks)
+    threads = min(torch.get_num_threads(), n_groups)
     parts = on_threads(scan_some, threads) if threads > 1 else [scan_some()]
     scores, rows = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     scores, best = scores.topk(n_found, dim=1)
     return scores, rows.gather(1, best)
+
+
+def _chunks_at_once(bsz: int, n_chunks: int) -> int:
+    """Return how many chunks to keep the best of at once: a step that costs the same for many."""
+    share = -(-n_chunks // torch.get_num_threads())
+    return max(min(SCORES_AT_ONCE // (max(bsz, 1) * CHUNK_ROWS), share), 1)
+
+
+def _joined(parts: list[tuple[Tensor, bool]]) -> tuple[Tensor, bool]:
+    """Return the scores of neighbouring chunks as one, [bsz rows] unless all are [rows bsz]."""
+    if not any(by_query for _, by_query in parts) and parts[0][0].shape[1] > 1:
+        return torch.cat([scores for scores, _ in parts]) if len(parts) > 1 else parts[0][0], False
+    rows = [scores if by_query else scores.T for scores, by_query in parts]
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0].contiguous(), True
 
 
 def _hide(

@@ -148,7 +148,7 @@ class FlatIndex:
             self.passage_files,
             mapped=self._mapped,
             row_steps=None if self.row_steps is None else self.row_steps[rows.start : rows.stop],
-            first_pass=scan and _FirstPass(embeddings, scan.share(rows)),
+            first_pass=None if scan is None else _FirstPass(embeddings, scan.share(rows)),
         )
         return part
 

@@ -10,7 +10,7 @@ carrying them.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 BLOCK = 32
@@ -103,20 +103,40 @@ def _above(
 def _above_by_query(
     scores: Float[Tensor, "bsz rows"], floor: Float[Tensor, " bsz"]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return the same of scores [bsz rows]; row r is in block r % (rows / `BLOCK`)."""
+    """Return the same of scores [bsz rows]."""
     blocks = scores.view(len(scores), BLOCK, -1)
-    query, block = (blocks.amax(dim=1) > floor[:, None]).nonzero(as_tuple=True)
-    values = blocks[query, :, block]
-    place, offset = (values > floor[query, None]).nonzero(as_tuple=True)
-    row = offset * blocks.shape[2] + block[place]
-    by_row = torch.argsort(row)
-    return query[place][by_row], row[by_row], values[place, offset][by_row]
+    return _in_blocks(blocks, blocks.amax(dim=1) > floor[:, None], floor)
 
 
 def _best(
     by_query: Float[Tensor, "bsz rows"], topk: int
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return query, row and score of each query's ``topk`` best scores and all that equal them."""
-    floor = by_query.topk(topk, dim=1).values[:, -1:]
-    query, row = (by_query >= floor).nonzero(as_tuple=True)
-    return query, row, by_query[query, row]
+    """Return query, row and score of each query's ``topk`` best scores and all that equal them.
+
+    Some more may be among them: the ``topk``-th best maximum of a block is at most the
+    ``topk``-th best score, and found sooner.
+    """
+    blocks = by_query.view(len(by_query), BLOCK, by_query.shape[1] // BLOCK)
+    maxima = blocks.amax(dim=1)
+    enough = topk <= maxima.shape[1]
+    floor = (maxima if enough else by_query).topk(topk, dim=1).values[:, -1]
+    below = torch.nextafter(floor, torch.full_like(floor, -torch.inf))
+    return _in_blocks(blocks, maxima >= floor[:, None], below)
+
+
+def _in_blocks(
+    blocks: Float[Tensor, "bsz block n_blocks"],
+    some: Bool[Tensor, "bsz n_blocks"],
+    floor: Float[Tensor, " bsz"],
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return query, row and score above the floor in some blocks; row r is in block r % n_blocks.
+
+    A floor of -inf leaves rows of -inf in.
+    """
+    query, block = some.nonzero(as_tuple=True)
+    values = blocks[query, :, block]
+    floors = floor[query, None]
+    place, offset = ((values > floors) | (floors == -torch.inf)).nonzero(as_tuple=True)
+    row = offset * blocks.shape[2] + block[place]
+    by_row = torch.argsort(row)
+    return query[place][by_row], row[by_row], values[place, offset][by_row]
