@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atlas_lm.index import (
+    IndexSettings,
     PartedIndex,
     add,
     compact,
@@ -358,3 +359,23 @@ def test_a_directory_of_version_1_is_opened_and_kept_up_to_date(tmp_path, more):
     holds(index, {i: t for i, t in (BASE | MORE).items() if i != "p1"})
     compact(index)
     holds(index, {i: t for i, t in (BASE | MORE).items() if i != "p1"})
+
+
+def test_rows_of_codes_are_searched_under_a_mask(tmp_path, more):
+    settings = IndexSettings(kind="int8", dtype="float32", recall_queries=0)
+    base = built(tmp_path / "i", [write(tmp_path / "base.jsonl", BASE)], settings=settings)
+    add(base, more, embed, fingerprint=ENCODER)
+    delete(base, ["p2"])
+    index, _ = open_index(base)
+    assert isinstance(index, PartedIndex)
+    full = index.search(QUERY, 36)
+    pieces = [index.share(range(0, 20)), index.share(range(20, 37))]
+    assert [len(piece) for piece in pieces] == [20, 17]
+    for piece, first, count in zip(pieces, (0, 20), (19, 17), strict=True):
+        found = piece.search(QUERY, count)
+        for query, rows in enumerate(found.rows.tolist()):
+            mine = [row for row in full.rows[query].tolist() if first <= row < first + len(piece)]
+            assert [row + first for row in rows] == mine
+    one = pieces[1].search(QUERY, 16, [[0], [1], [15], []]).rows
+    for query, excluded in enumerate([0, 1, 15]):
+        assert excluded not in one[query].tolist()

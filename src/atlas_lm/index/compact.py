@@ -32,8 +32,9 @@ from atlas_lm.index.files import (
     read_manifest,
 )
 from atlas_lm.index.keep import writable_manifest
+from atlas_lm.index.member import steps_of
 from atlas_lm.index.opening import deleted_rows, open_index, passage_paths
-from atlas_lm.index.parted import PartedIndex, steps_of
+from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource, map_embeddings
 from atlas_lm.passages.sidecar import sidecar_path

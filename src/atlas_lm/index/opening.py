@@ -24,8 +24,9 @@ from atlas_lm.index.faiss import FaissIndex
 from atlas_lm.index.files import MANIFEST, Fingerprint, Manifest, read_manifest
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.member import joined_files
 from atlas_lm.index.milvus import MilvusIndex
-from atlas_lm.index.parted import PartedIndex, joined_files
+from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.storage import map_array
 from atlas_lm.passages.repeats import joint_fingerprint
 from atlas_lm.passages.store import PassageStore

@@ -21,7 +21,7 @@ from torch import Tensor
 from atlas_lm.index.base import Index
 from atlas_lm.index.exact import check_queries, excluded_pairs
 from atlas_lm.index.files import Fingerprint, PassageFiles
-from atlas_lm.index.flat import FlatIndex
+from atlas_lm.index.member import NO_VECTORS, Window, steps_of, vectors_of
 from atlas_lm.index.shares import Divisible, Movable, Share, search_share
 from atlas_lm.index.storage import write_index
 from atlas_lm.runtime.errors import InputError
@@ -132,11 +132,7 @@ class PartedIndex:
         return self._with(parts, self.deleted)
 
     def share(self, rows: range) -> PartedIndex:
-        """Return an index of these contiguous rows alone, over the same memory.
-
-        Raises:
-            InputError: a part cannot be cut.
-        """
+        """Return an index of these contiguous rows alone, over the same memory."""
         parts = [
             _cut(part, _overlap(rows, span))
             for part, span in zip(self.parts, self._spans, strict=True)
@@ -200,7 +196,7 @@ class PartedIndex:
             if not bool(mine.any()):
                 continue
             if not isinstance(part, Updatable):
-                raise InputError(_NO_VECTORS.format(kind=type(part).__name__))
+                raise InputError(NO_VECTORS.format(kind=type(part).__name__))
             whole = isinstance(rows, slice) and int(mine.sum()) == len(span)
             local: slice | Tensor = slice(None) if whole else selected[mine] - span.start
             own = None
@@ -250,40 +246,6 @@ class PartedIndex:
         return allowed if self._live is None else allowed & self._live
 
 
-def vectors_of(index: Index) -> Float[Tensor, "n dim"]:
-    """Return the full-precision vectors of an index.
-
-    Raises:
-        InputError: it keeps none.
-    """
-    for name in ("vectors", "embeddings"):
-        found = getattr(index, name, None)
-        if isinstance(found, Tensor):
-            return found
-    raise InputError(_NO_VECTORS.format(kind=type(index).__name__))
-
-
-def steps_of(index: Index) -> Int32[Tensor, " n"]:
-    """Return the retriever's step of every row's vector."""
-    steps = index.row_steps if isinstance(index, FlatIndex | PartedIndex) else None
-    return torch.full((len(index),), index.step, dtype=torch.int32) if steps is None else steps
-
-
-def joined_files(indexes: Sequence[Index]) -> PassageFiles | None:
-    """Return the passage files of several indexes in order; None where one has none."""
-    files = [index.passage_files for index in indexes]
-    known = [one for one in files if one is not None]
-    if len(known) < len(files):
-        return None
-    return PassageFiles(files=tuple(file for one in known for file in one.files))
-
-
-_NO_VECTORS = (
-    "{kind} keeps no full-precision vectors to read or replace; rebuild it with `atlas-lm index "
-    "build --keep-vectors` or as kind flat"
-)
-
-
 def _joint(parts: Sequence[Index]) -> Fingerprint:
     """Return the fingerprint of all parts, with the first part's corpus."""
     first = parts[0].fingerprint
@@ -319,12 +281,7 @@ def _overlap(rows: range, span: range) -> range:
 def _cut(part: Index, rows: range) -> Index:
     if len(rows) == len(part):
         return part
-    if not isinstance(part, Divisible):
-        raise InputError(
-            f"a part of kind {type(part).__name__} cannot be split over processes; run "
-            "`atlas-lm index compact` first"
-        )
-    return part.share(rows)
+    return part.share(rows) if isinstance(part, Divisible) else Window(part, rows)
 
 
 def _merged(

@@ -14,8 +14,9 @@ from atlas_lm.index.base import Index
 from atlas_lm.index.build import Embed
 from atlas_lm.index.describe import members
 from atlas_lm.index.files import ArrayFile, Fingerprint, Manifest
+from atlas_lm.index.member import vectors_of
 from atlas_lm.index.opening import consistently, open_index
-from atlas_lm.index.parted import PartedIndex, vectors_of
+from atlas_lm.index.parted import PartedIndex
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import sha256_file
