@@ -226,10 +226,11 @@ def try_way(
     return records
 
 
-def tiny_subject(out: Path, seed: int, people: int, asked: int, budget: int) -> Subject:
-    """Draw the world and both halves, and teach the reader."""
+def tiny_subject(
+    out: Path, seed: int, world: TinyWorld, asked: int, given: Sequence[str], budget: int
+) -> Subject:
+    """Draw both halves and teach the reader; questions are about the first ``asked`` people."""
     run = TinyRun(out)
-    world = make_tinyworld(TinyWorldConfig(people=people, seed=seed, lessons=16384))
     part = asked_about(world, asked)
     run.world.mkdir(parents=True)
     rows = {
@@ -249,7 +250,7 @@ def tiny_subject(out: Path, seed: int, people: int, asked: int, budget: int) -> 
     teach_reader(run, seed)
 
     def configure(overrides: Sequence[str]) -> RunConfig:
-        return joint_config(run, seed, overrides=filled(overrides, budget))
+        return joint_config(run, seed, overrides=[*given, *filled(overrides, budget)])
 
     def questions(config: RunConfig, atlas: Atlas) -> tuple[list[Example], list[Example]]:
         test = load_examples(run.world / "test.jsonl", atlas.config.task)
@@ -342,11 +343,12 @@ def main() -> None:
     for seed in range(args.seeds):
         place = args.out / f"seed-{seed}"
         given = [*args.overrides, f"training.seed={seed}"]
-        subject = (
-            recipe_subject(place, args.recipe, given, args.budget or 1000)
-            if args.recipe
-            else tiny_subject(place, seed, args.people, args.asked, args.budget or args.people)
-        )
+        if args.recipe:
+            subject = recipe_subject(place, args.recipe, given, args.budget or 1000)
+        else:
+            world = make_tinyworld(TinyWorldConfig(people=args.people, seed=seed))
+            budget = args.budget or len(world.passages) // 10
+            subject = tiny_subject(place, seed, world, args.asked, given, budget)
         for number, way in enumerate(args.ways):
             records = try_way(subject, WAYS[way], place / f"way-{number}", args.every)
             results[way].append(records)
