@@ -379,3 +379,22 @@ def test_rows_of_codes_are_searched_under_a_mask(tmp_path, more):
     one = pieces[1].search(QUERY, 16, [[0], [1], [15], []]).rows
     for query, excluded in enumerate([0, 1, 15]):
         assert excluded not in one[query].tolist()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compaction_of_a_database_leaves_one_collection(tmp_path, more):
+    pymilvus = pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    settings = IndexSettings(kind="milvus", dtype="float32", recall_queries=0)
+    base = built(tmp_path / "i", [write(tmp_path / "base.jsonl", BASE)], settings=settings)
+    add(base, more, embed, fingerprint=ENCODER)
+    delete(base, ["p2", "q1"])
+    with pytest.raises(InputError, match="keeps codes only"):
+        compact(base)
+    report = compact(base, embed=embed, fingerprint=ENCODER)
+    assert (report.live, report.removed) == (35, 2)
+    texts = {i: t for i, t in (BASE | MORE).items() if i not in ("p2", "q1")}
+    assert found(base, QUERY, 35) == expected(texts, QUERY)
+    client = pymilvus.MilvusClient(str((base / "milvus.db").resolve()))
+    assert client.list_collections() == [read_manifest(base).settings["collection"]]
+    client.close()

@@ -33,7 +33,8 @@ from atlas_lm.index.files import (
 )
 from atlas_lm.index.keep import writable_manifest
 from atlas_lm.index.member import steps_of
-from atlas_lm.index.opening import deleted_rows, open_index, passage_paths
+from atlas_lm.index.milvus import MilvusIndex
+from atlas_lm.index.opening import deleted_rows, load_vectors, open_index, passage_paths
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource, map_embeddings
@@ -127,10 +128,11 @@ def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Pat
         arrays = _steps(path, live)
     else:
         partial.embed_rest(store, embed, 4096)
-    partial.publish(
-        store, _settings(path, manifest), passages=passages, copy_passages=copied, arrays=arrays
-    )
+    settings = dataclasses.replace(_settings(path, manifest), collection="")
+    partial.publish(store, settings, passages=passages, copy_passages=copied, arrays=arrays)
     store.close()
+    if manifest.kind == "milvus":
+        _drop_collection(path, _settings(path, manifest).collection)
     still_in = _holding(old, dead)
     if len(dead):
         _forget(old, own)
@@ -217,6 +219,14 @@ def _settings(path: Path, manifest: Manifest) -> IndexSettings:
         first_pass = "codes" in manifest.arrays
         return IndexSettings(kind="flat", dtype=manifest.dtype, first_pass=first_pass)
     return IndexSettings.from_dict(manifest.settings, place=str(path))
+
+
+def _drop_collection(path: Path, before: str) -> None:
+    """Remove the collection that held the rows before."""
+    index = load_vectors(path, read_manifest(path), device="cpu", mmap=True, verify=False)
+    assert isinstance(index, MilvusIndex)
+    index.drop_others(before)
+    index.close()
 
 
 def _holding(store: PassageStore, dead: NDArray[np.int64]) -> list[Path]:

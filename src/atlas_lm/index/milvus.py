@@ -265,6 +265,16 @@ class MilvusIndex(CodedIndex):
             )
         super().save(path, passages=passages, copy_passages=copy_passages)
 
+    def drop_others(self, *names: str) -> None:
+        """Remove collections that this index has taken the place of.
+
+        Of a database in the index directory all others go, of a cluster only those named.
+        """
+        present = self._client.list_collections()
+        gone = names if self.facts.settings.url else present
+        for name in set(gone) & set(present) - {self.collection}:
+            self._client.drop_collection(collection_name=name)
+
     def close(self) -> None:
         """Let the database go; another process may open an embedded one then."""
         self._client.close()
