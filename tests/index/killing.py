@@ -19,7 +19,16 @@ from pathlib import Path
 
 import torch
 
-from atlas_lm.index import add, build, compact, delete, open_index, read_manifest, update
+from atlas_lm.index import (
+    IndexSettings,
+    add,
+    build,
+    compact,
+    delete,
+    open_index,
+    read_manifest,
+    update,
+)
 from atlas_lm.index.directory import named
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.verify import verify
@@ -45,6 +54,19 @@ def _build(path: Path) -> None:
     )
 
 
+def _recode(path: Path) -> None:
+    """Build an index of codes over the same passages in the place of the exact one."""
+    store = PassageStore.open(path.parent / "base.jsonl")
+    build(
+        store,
+        embed,
+        path,
+        fingerprint=make_fingerprint(corpus=store.fingerprint),
+        settings=IndexSettings(kind="int8", dtype="float32", keep_vectors=True, recall_k=5),
+        passages_at_a_time=8,
+    )
+
+
 def _add(path: Path) -> None:
     more = path.parent / "new.jsonl"
     add(path, more, embed, fingerprint=ENCODER, passages_at_a_time=4)
@@ -57,6 +79,7 @@ def _update(path: Path) -> None:
 
 OPERATIONS: dict[str, Callable[[Path], object]] = {
     "build": _build,
+    "recode": _recode,
     "add": _add,
     "update": _update,
     "delete": lambda path: delete(path, ["p1", "p2", "q5"]),
