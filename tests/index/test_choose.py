@@ -4,7 +4,10 @@ import pytest
 
 from atlas_lm.index import choose as module
 from atlas_lm.index.choose import choose, parse_size
+from atlas_lm.index.kinds import encode
 from atlas_lm.runtime.errors import InputError
+from tests.index.coded import clustered
+from tests.index.conftest import make_fingerprint
 
 WIKIPEDIA = 37_000_000, 768
 
@@ -37,13 +40,6 @@ def test_sixteen_gigabytes_are_not_enough_for_int8(faiss):
     assert "3.7 GB, fit into 12.8 GB" in choice.reason
 
 
-def test_half_the_size_is_four_bits_where_faiss_is(faiss):
-    choice = choose(*WIKIPEDIA, parse_size("20GB"))
-    assert (choice.settings.kind, choice.settings.factory) == (
-        ("faiss", "IVF,SQ4") if faiss else ("binary", "")
-    )
-
-
 def test_very_little_memory_needs_faiss(faiss):
     if not faiss:
         with pytest.raises(
@@ -52,19 +48,33 @@ def test_very_little_memory_needs_faiss(faiss):
             choose(*WIKIPEDIA, parse_size("4GB"))
         return
     choice = choose(*WIKIPEDIA, parse_size("4GB"))
-    assert choice.settings.factory == "IVF,PQ48"
-    assert choice.settings.train_rows <= 262_144
-    with pytest.raises(InputError, match=r"need at least .* as faiss IVF,PQ24; give more memory"):
+    assert choice.settings.factory == "PQ96x4fs"  # four bits for eight components: 48 bytes
+    assert choice.memory_bytes == 37_000_000 * 48 + 16 * 4 * 768
+    assert choice.settings.train_rows == 262_144
+    assert choose(*WIKIPEDIA, parse_size("2GB")).settings.factory == "PQ48x4fs"
+    with pytest.raises(InputError, match=r"need at least .* as faiss PQ48x4fs; give more memory"):
         choose(*WIKIPEDIA, parse_size("100MB"))
 
 
-def test_a_small_corpus_takes_no_lists():
+def test_a_small_corpus():
     assert choose(5_000, 384, parse_size("10MB")).settings.kind == "flat"
     assert choose(50_000, 384, parse_size("10MB")).settings.kind == "binary"
+    with pytest.raises(InputError, match="as binary"):
+        choose(900, 384, parse_size("1kB"))
+
+
+def test_what_is_chosen_can_be_built(tmp_path):
+    pytest.importorskip("faiss")
+    vectors = clustered(2000, 32).half()
+    fingerprint = make_fingerprint(dim=32)
+    for memory in ("1MB", "50kB", "8kB", "6kB"):
+        choice = choose(2000, 32, parse_size(memory))
+        encoded = encode(choice.settings, vectors, directory=tmp_path, fingerprint=fingerprint)
+        assert encoded.recall is None or encoded.recall.recall > 0.5
 
 
 def test_every_choice_fits_and_less_memory_is_never_more_exact(faiss):
-    order = ["flat", "IVF,SQ4", "binary", "IVF,PQ64", "IVF,PQ32"]
+    order = ["flat", "binary", "PQ128x4fs", "PQ64x4fs"]
     last = 0
     for memory in range(40_000, 1_000, -500):
         try:

@@ -20,10 +20,10 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 TRAIN_ROWS = 262_144
 """Vectors a faiss index is trained on, where memory allows."""
-LEAST_ROWS_OF_LISTS = 100_000
-"""Vectors from which on a search should not visit all lists of an index."""
-BYTES_OF_ID = 8
-"""What an entry of a faiss list takes beside its code."""
+LEAST_ROWS_OF_CODES = 1000
+"""Vectors that it takes to learn product codes."""
+RESCORE = 16
+"""Rows rescored for every row asked for where codes are that small."""
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -94,8 +94,6 @@ def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choic
             f"into {_share(room)}; the {dtype} vectors, {_size(vectors)}, stay on disk"
         ),
     )
-    if _has_faiss() and count >= LEAST_ROWS_OF_LISTS:
-        yield _faiss(count, dim, room, dtype, "IVF,SQ4", -(-dim // 2), after=codes)
     signs = count * (-(-dim // 8) + 4)
     yield Choice(
         settings=IndexSettings(kind="binary", dtype=dtype, keep_vectors=True),
@@ -106,29 +104,34 @@ def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choic
             f"into {_share(room)}; what they find is rescored from the {dtype} vectors on disk"
         ),
     )
-    if _has_faiss() and count >= LEAST_ROWS_OF_LISTS:
-        for parts in (16, 32):
-            code = next(size for size in range(max(dim // parts, 1), 0, -1) if dim % size == 0)
-            yield _faiss(count, dim, room, dtype, f"IVF,PQ{code}", code, after=signs)
+    for components in (8, 16) if _has_faiss() and count >= LEAST_ROWS_OF_CODES else ():
+        yield _product_codes(count, dim, components, room, dtype, after=signs)
 
 
-def _faiss(
-    count: int, dim: int, room: int, dtype: str, factory: str, code: int, *, after: int
+def _product_codes(
+    count: int, dim: int, components: int, room: int, dtype: str, *, after: int
 ) -> Choice:
+    """Return product quantisation with four bits for at least so many components."""
+    parts = next(size for size in range(max(dim // components, 1), 0, -1) if dim % size == 0)
     vectors = count * dim * ITEMSIZE[dtype]
-    lists = 4 * int(count**0.5)
-    memory = count * (code + BYTES_OF_ID) + 4 * lists * dim
-    train_rows = min(TRAIN_ROWS, max((room - memory) // (4 * dim), 40 * 256))
+    memory = count * -(-parts // 2) + 4 * 16 * dim
+    train_rows = min(TRAIN_ROWS, max((room - memory) // (4 * dim), 16 * 256))
+    settings = IndexSettings(
+        kind="faiss",
+        factory=f"PQ{parts}x4fs",
+        dtype=dtype,
+        keep_vectors=True,
+        rescore=RESCORE,
+        train_rows=train_rows,
+    )
     return Choice(
-        settings=IndexSettings(
-            kind="faiss", factory=factory, dtype=dtype, keep_vectors=True, train_rows=train_rows
-        ),
+        settings=settings,
         memory_bytes=memory,
         disk_bytes=memory + vectors,
         reason=(
-            f"faiss {factory}, for more exact codes would take {_size(after)}, but codes of {code} "
-            f"bytes, {_size(memory)} in all, fit into {_share(room)}; what they find is rescored "
-            f"from the {dtype} vectors on disk"
+            f"faiss {settings.factory}, for signs would take {_size(after)}, but codes of "
+            f"{-(-parts // 2)} bytes, {_size(memory)} in all, fit into {_share(room)}; what they "
+            f"find is rescored from the {dtype} vectors on disk"
         ),
     )
 
