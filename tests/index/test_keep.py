@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import sys
 import time
 from pathlib import Path
 
@@ -209,7 +210,7 @@ def test_an_interrupted_addition_goes_on(base, more, tmp_path, capsys):
 
 
 def test_a_full_disk_changes_nothing(base, more, monkeypatch):
-    keep = __import__("sys").modules[add_function.__module__]
+    keep = sys.modules[add_function.__module__]
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -220,7 +221,7 @@ def test_a_full_disk_changes_nothing(base, more, monkeypatch):
             with pytest.raises(InputError, match="the disk is full"):
                 delete(base, ["p1"])
         holds(base, BASE)
-    compacting = __import__("sys").modules[compact.__module__]
+    compacting = sys.modules[compact.__module__]
     delete(base, ["p1"])
     rest = {i: t for i, t in BASE.items() if i != "p1"}
     with monkeypatch.context() as patch:
@@ -398,3 +399,34 @@ def test_compaction_of_a_database_leaves_one_collection(tmp_path, more):
     client = pymilvus.MilvusClient(str((base / "milvus.db").resolve()))
     assert client.list_collections() == [read_manifest(base).settings["collection"]]
     client.close()
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_opening_that_a_compaction_overtakes_starts_over(base, more, tmp_path, stacked):
+    paths = [base]
+    if stacked:
+        paths.append(built(tmp_path / "delta", [write(tmp_path / "delta.jsonl", {"z": "delta"})]))
+    add(base, more, embed, fingerprint=ENCODER)
+    delete(base, ["p2"])
+    opening = sys.modules[open_index.__module__]
+    calls = []
+    really = opening._check if not stacked else opening._stack
+
+    def overtaken(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            delete(base, ["p3"])
+            compact(base)
+        return really(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, really.__name__, overtaken)
+        _, store = open_index(paths)
+    assert len(calls) >= 2
+    gone = ("p2", "p3")
+    texts = {i: t for i, t in (BASE | MORE).items() if i not in gone} | (
+        {"z": "delta"} if stacked else {}
+    )
+    rows = store.rows_of(texts)
+    assert [passage.text for passage in store.passages(rows)] == list(texts.values())
+    assert store.rows_of(gone, missing="skip") == []

@@ -95,30 +95,33 @@ def open_index(
     if not paths:
         raise InputError("no index directory given; name at least one")
     if len(paths) == 1:
-        return consistently(paths[0], lambda: _open(paths[0], passages, loading))
+        return consistently(paths, lambda: _open(paths[0], passages, loading))
     if passages is not None:
         raise InputError("a stack of indexes takes each one's own passages; name only the indexes")
-    return _stack([open_index(one, **vars(loading)) for one in paths], paths)
+    return consistently(
+        paths, lambda: _stack([open_index(one, **vars(loading)) for one in paths], paths)
+    )
 
 
-def consistently(path: Path, read: Callable[[], Opened]) -> Opened:
-    """Return what ``read`` returns while the manifest of ``path`` stays the same.
+def consistently(paths: Sequence[Path], read: Callable[[], Opened]) -> Opened:
+    """Return what ``read`` returns while the manifests of ``paths`` stay the same.
 
     Raises:
         InputError: as ``read`` raises, when no writer is the cause; or writers never pause.
     """
     for _ in range(ATTEMPTS):
-        before = _manifest_bytes(path)
+        before = _manifests(paths)
         try:
             opened = read()
         except (InputError, OSError):
-            if _manifest_bytes(path) == before:
+            if _manifests(paths) == before:
                 raise
         else:
-            if _manifest_bytes(path) == before:
+            if _manifests(paths) == before:
                 return opened
         time.sleep(0.01)
-    raise InputError(f"{path}: changed {ATTEMPTS} times while it was opened; wait for its writers")
+    names = ", ".join(map(str, paths))
+    raise InputError(f"{names}: changed {ATTEMPTS} times while being opened; wait for the writers")
 
 
 def load_vectors(path: Path, manifest: Manifest, **how: Any) -> Index:
@@ -278,6 +281,10 @@ def earlier_rows(repeats: NDArray[np.int64], hidden: NDArray[np.int64]) -> NDArr
     live = repeats[~np.isin(repeats[:, 0], hidden)]
     last = {group: row for row, group in live.tolist()}
     return np.array([row for row, group in live.tolist() if last[group] != row], np.int64)
+
+
+def _manifests(paths: Sequence[Path]) -> list[bytes | None]:
+    return [_manifest_bytes(path) for path in paths]
 
 
 def _manifest_bytes(path: Path) -> bytes | None:

@@ -66,7 +66,7 @@ def verify(
     """
     path = Path(path)
     try:
-        return consistently(path, lambda: _verified(path, embed, fingerprint, sample, seed))
+        return consistently([path], lambda: _verified(path, embed, fingerprint, sample, seed))
     except InputError as error:
         return Verified(files=0, bytes=0, problems=(str(error),))
 
