@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from atlas_lm.index import FlatIndex, build
+from atlas_lm.index.binary import BinaryIndex, encode_signs
+from atlas_lm.index.coded import Facts
+from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.sharded import ShardedIndex, open_sharded
+from atlas_lm.index.vectors import encode_int8
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
 from tests.index.sharded_worker import run_processes
@@ -231,3 +236,32 @@ def test_more_processes_than_rows(tmp_path):
         expected = whole_index(2).search(queries_of(rank, 2), 2)
         assert torch.equal(rows, expected.rows)
         assert torch.equal(scores, expected.scores)
+
+
+def coded(kind: str, directory: Path) -> tuple:
+    count = 700
+    facts = Facts(
+        count=count,
+        settings=IndexSettings(kind=kind, dtype="float32", keep_vectors=kind == "binary"),
+        fingerprint=make_fingerprint(),
+    )
+    vectors = torch.randn((count, DIM), generator=torch.Generator().manual_seed(5))
+    if kind == "int8":
+        return Int8Index(facts, encode_int8(vectors)), vectors
+    return BinaryIndex(facts, encode_signs(vectors), None, vectors), vectors
+
+
+def searched_coded(rank: int, size: int, directory: Path, kind: str) -> tuple:
+    index = ShardedIndex(coded(kind, directory)[0])
+    assert len(index.local) == len(index.rows) == 350
+    found = index.search(queries_of(rank, 3), 6, [[rank], [], [699]])
+    return found.scores, found.rows
+
+
+@pytest.mark.parametrize("kind", ["int8", "binary"])
+def test_codes_are_cut(tmp_path, kind):
+    whole = coded(kind, tmp_path)[0]
+    for rank, (scores, rows) in enumerate(run_processes(searched_coded, 2, tmp_path, kind)):
+        expected = whole.search(queries_of(rank, 3), 6, [[rank], [], [699]])
+        assert torch.equal(rows, expected.rows)
+        torch.testing.assert_close(scores, expected.scores, rtol=1e-6, atol=1e-6)

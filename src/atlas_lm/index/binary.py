@@ -109,6 +109,14 @@ class BinaryIndex(CodedIndex):
         self.codes = codes
         self._scan = SignScan(signs, facts.fingerprint.dim)
 
+    def share(self, rows: range) -> BinaryIndex:
+        """Return an index of these contiguous rows alone, over the same memory."""
+        own = slice(rows.start, rows.stop)
+        signs = Signs(self._scan.signs.bits[own], self._scan.signs.worth[own])
+        codes = None if self.codes is None else self.codes.share(rows)
+        vectors = None if self.vectors is None else self.vectors[own]
+        return BinaryIndex(self.facts.share(rows), signs, codes, vectors)
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],

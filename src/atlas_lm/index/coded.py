@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Facts:
             passages=manifest.passages.located(directory) if manifest.passages else None,
             recall=manifest.recall,
         )
+
+    def share(self, rows: range) -> Facts:
+        """Return the facts of some of the rows."""
+        return dataclasses.replace(self, count=len(rows))
 
 
 class CodedIndex(ABC):

@@ -54,6 +54,11 @@ class Int8Index(CodedIndex):
             return self
         return Int8Index(self.facts, self.codes.to(device))
 
+    def share(self, rows: range) -> Int8Index:
+        """Return an index of these contiguous rows alone, over the same memory."""
+        vectors = None if self.vectors is None else self.vectors[rows.start : rows.stop]
+        return Int8Index(self.facts.share(rows), self.codes.share(rows), vectors, mapped=True)
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],

@@ -26,6 +26,7 @@ from atlas_lm.index.exact import check_queries, excluded_pairs
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.opening import open_index
+from atlas_lm.index.parted import Updatable
 from atlas_lm.index.shares import (
     Found,
     Share,
@@ -168,7 +169,7 @@ class ShardedIndex:
                 `FlatIndex.update_`. Nothing has changed then.
         """
         local = self._share.index
-        if not isinstance(local, FlatIndex):
+        if not isinstance(local, Updatable):
             raise InputError(
                 f"a sharded index of {type(local).__name__} cannot be refreshed in place; "
                 "use kind flat for training with refresh, or rebuild it"
@@ -186,7 +187,8 @@ class ShardedIndex:
                 f"update: row {int(selected[foreign][0])} is not among rows {own.start} to "
                 f"{own.stop - 1} of process {self.world.rank}; each process replaces its own"
             )
-        local.update_(selected - own.start, embeddings, step=step, fingerprint=fingerprint)
+        first = own.start if self._share.cut else 0
+        local.update_(selected - first, embeddings, step=step, fingerprint=fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write the whole index as one directory, which any number of processes opens. Collective.
@@ -197,7 +199,10 @@ class ShardedIndex:
             InputError: the kind holds no vectors, or as `FlatIndex.save`; on every process.
         """
         local = self._share.index
-        refused = InputError(f"{type(local).__name__}: copy the directory it was opened from")
+        refused = InputError(
+            f"a sharded index of {type(local).__name__} is not written again; copy the directory "
+            "it was opened from, or open it in one process and save it there"
+        )
         distributed.agree(None if isinstance(local, FlatIndex) else refused)
         assert isinstance(local, FlatIndex)
         error: Exception | None = None

@@ -55,8 +55,9 @@ class Share:
     @classmethod
     def of(cls, index: Index, rows: range, device: torch.device | str) -> Share:
         """Return the share of ``rows`` of ``index``, on ``device`` where its kind can move."""
-        cut = isinstance(index, Divisible)
-        part = index.share(rows) if isinstance(index, Divisible) else index
+        whole = len(rows) == len(index)
+        cut = whole or isinstance(index, Divisible)
+        part = index.share(rows) if isinstance(index, Divisible) and not whole else index
         if torch.device(device) != part.device and isinstance(part, Movable):
             part = part.to(device)
         return cls(part, rows, cut)
