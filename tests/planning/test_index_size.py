@@ -67,21 +67,20 @@ def test_bytes_of_the_passage_store_are_exact(corpus, tmp_path):
 
 
 FACTORIES = [
-    "IVF16,PQ8",
+    "IVF16,PQ8x4",
     "IVF16,SQ8",
     "IVF16,Flat",
-    "PQ8",
+    "PQ8x5",
     "PQ16x4fs",
     "SQ4",
     "SQ6",
     "SQfp16",
     "PCA32,IVF16,SQ8",
-    "HNSW16",
+    "HNSW16,Flat",
     "HNSW16,SQ8",
     "RaBitQ",
     "IVF16,RaBitQ",
-    "LSH",
-    "IVF16,PQ8,RFlat",
+    "IVF16,PQ8x4,RFlat",
 ]
 
 

@@ -69,7 +69,10 @@ def test_on_a_gpu_models_and_index_are_there():
         assert gpu[name].mapped_bytes == 0
         assert cpu[name].gpu_bytes == 0
         assert gpu[name].ram_bytes < cpu[name].ram_bytes
-    coded = by_name(request(passages=10**6, device="cuda", index="ivfpq8"))
+    coded = by_name(request(passages=10**6, world=4, device="cuda", index="ivfpq8"))
+    alone = by_name(request(passages=10**6, device="cuda", index="ivfpq8"))
+    assert coded["search"].mapped_bytes == alone["search"].mapped_bytes  # it cannot be cut
+    assert coded["refresh"].seconds == coded["build"].seconds
     assert coded["search"].gpu_bytes == 0  # faiss searches on the CPU
 
 

@@ -26,7 +26,7 @@ from atlas_lm.planning import (
     planned_model,
     this_machine,
 )
-from atlas_lm.planning.stages import size_of
+from atlas_lm.planning.stages import share_of, size_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 
@@ -79,7 +79,7 @@ def described(plan: Plan) -> dict[str, Any]:
         for field in dataclasses.fields(plan.request)
     }
     size = size_of(plan.request, plan.request.passages)
-    share = size_of(plan.request, plan.request.rows_of_rank)
+    share = share_of(plan.request)
     return {
         "request": request,
         "machine": dataclasses.asdict(plan.machine),
@@ -88,7 +88,7 @@ def described(plan: Plan) -> dict[str, Any]:
             **dataclasses.asdict(size),
             "disk_bytes": size.disk_bytes,
             "bytes_per_vector": size.bytes_per_vector,
-            "rows_per_process": share.rows,
+            "rows_per_process": plan.request.rows_of_rank,
             "hot_bytes_per_process": share.hot_bytes,
         },
         "stages": [dataclasses.asdict(stage) for stage in plan.stages],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from atlas_lm.planning.machine import Machine
 from atlas_lm.planning.request import PlanRequest
-from atlas_lm.planning.stages import Stage, stages
+from atlas_lm.planning.stages import Stage, size_of, stages
 from atlas_lm.planning.throughput import Throughput
 
 USABLE = 0.9
@@ -79,8 +79,9 @@ def shortages(
 ) -> Iterator[Shortage]:
     """Yield what does not fit, stage by stage."""
     for stage in found:
-        ranks = 1 if stage.name == "build" else request.ranks_of_machine
-        ram, mapped = ranks * stage.ram_bytes, ranks * stage.mapped_bytes
+        ranks = request.ranks_of_machine if stage.parallel else 1
+        copies = ranks if size_of(request, 1).divisible else 1  # the same file is there once
+        ram, mapped = ranks * stage.ram_bytes, copies * stage.mapped_bytes
         needs = (
             ("RAM", ram, machine.ram_bytes * USABLE),
             ("RAM with the mapped index", ram + mapped, machine.ram_bytes * USABLE),

@@ -35,6 +35,10 @@ class IndexSize:
     """Part of the hot bytes that one search reads."""
     exact: bool = False
     """Whether searches are exact."""
+    divisible: bool = True
+    """Whether a process can hold its share alone; else each opens the whole."""
+    mapped: bool = True
+    """Whether its files are mapped, so that processes on a machine share them."""
 
     @property
     def disk_bytes(self) -> int:
@@ -85,7 +89,8 @@ def index_size(
         signs = rows * (-(-dim // 8) + 4)
         return IndexSize(kind=plain, rows=rows, hot_bytes=signs, cold_bytes=cold or codes)
     if plain == "milvus":
-        return IndexSize(kind=plain, rows=rows, hot_bytes=rows * (4 * dim + 16), cold_bytes=cold)
+        hot = rows * (4 * dim + 16)
+        return IndexSize(kind=plain, rows=rows, hot_bytes=hot, cold_bytes=cold, divisible=False)
     return _faiss(kind, rows, dim, cold)
 
 
@@ -124,7 +129,7 @@ class _Factory:
 
 def _faiss(factory: str, rows: int, dim: int, cold: int) -> IndexSize:
     read = _Factory(rows, dim)
-    parts = [part for part in re.split(r"[,_ ]+(?![0-9])", factory.strip()) if part]
+    parts = [part.strip() for part in factory.split(",")]
     parts = [piece for part in parts for piece in _split_alias(part)]
     names = [read.read(part) for part in parts]
     if not read.stored:
@@ -138,6 +143,8 @@ def _faiss(factory: str, rows: int, dim: int, cold: int) -> IndexSize:
         cold_bytes=cold,
         training_bytes=train,
         scanned_share=_scanned(read),
+        divisible=False,
+        mapped=read.lists > 0,
     )
 
 
@@ -195,7 +202,9 @@ def _rotation(read: _Factory, match: re.Match[str]) -> str:
     kind = match[1].upper()
     target = match[3] if kind == "OPQ" else match[2]
     out = int(target) if target else read.dim
-    read.fixed_bytes += 4 * read.dim * out
+    read.fixed_bytes += 4 * (read.dim + 1) * out
+    if kind.startswith("PCA"):  # the whole basis, its mean and its variances are kept
+        read.fixed_bytes += 4 * read.dim * (read.dim + 2)
     read.dim = out
     return f"{kind}{match[2] or ''}" + (f"_{match[3]}" if match[3] else "")
 

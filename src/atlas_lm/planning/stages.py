@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -41,6 +42,8 @@ class Stage:
     """Time."""
     per: str = "in all"
     """What the time is for."""
+    parallel: bool = True
+    """Whether all processes do it; else one alone."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """Where the memory goes, in bytes."""
 
@@ -48,7 +51,7 @@ class Stage:
 def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[Stage]:
     """Return every stage in order; those of a reader only where one is planned."""
     whole = size_of(request, request.passages)
-    share = size_of(request, request.rows_of_rank)
+    share = share_of(request)
     found = [
         _build(request, whole, speed),
         _open(request, share, speed),
@@ -57,7 +60,7 @@ def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[St
     if request.reader is not None:
         found.append(_train(request, share, speed))
     if not request.query_side and request.objective != "none":
-        found.append(_refresh(request, share, speed))
+        found.append(_refresh(request, share, speed) if whole.exact else _rebuild(found[0]))
     if request.reader is not None:
         found.append(_generate(request, share, speed))
     return found
@@ -66,6 +69,12 @@ def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[St
 def size_of(request: PlanRequest, rows: int) -> IndexSize:
     """Return the size of the planned index over some rows."""
     return index_size(request.index, rows=rows, dim=request.dim, keep_vectors=request.keep_vectors)
+
+
+def share_of(request: PlanRequest) -> IndexSize:
+    """Return the size of what one process opens: its share, or the whole where none can be cut."""
+    whole = size_of(request, request.passages)
+    return size_of(request, request.rows_of_rank) if whole.divisible else whole
 
 
 def weights_bytes(model: PlannedModel) -> int:
@@ -83,6 +92,7 @@ def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
         + rows * request.passage_tokens / speed.tokenize_tokens
         + (full + size.disk_bytes) / speed.disk_bytes
     )
+    linked = size.exact or request.keep_vectors  # the vectors stay where they were written
     held = PASSAGES_AT_A_TIME * (4 * request.dim + 3 * request.passage_bytes)
     model = {"retriever": float(weights), "activations": cost.peak_bytes}
     own = {"batch": float(held), "faiss training sample": float(size.training_bytes)}
@@ -93,9 +103,10 @@ def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
         name="build",
         model=model,
         own=own,
-        disk_bytes=full + (size.disk_bytes if not size.exact else size.hot_bytes),
+        disk_bytes=full + size.hot_bytes + (0 if linked else size.cold_bytes),
         seconds=seconds,
         per=f"in all, {rows / seconds:,.0f} passages/s in one process",
+        parallel=False,
     )
 
 
@@ -188,7 +199,7 @@ def state_bytes(request: PlanRequest) -> dict[str, float]:
 def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
     cost, batch = work.embedding_cost(request)
     rows = request.rows_of_rank
-    fresh = rows * request.dim * WIDTH.get(share.kind, 2)
+    fresh = share.disk_bytes
     seconds = (
         rows * cost.flops / batch / speed.embed_flops
         + rows * request.passage_tokens / speed.tokenize_tokens
@@ -203,6 +214,11 @@ def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage
         seconds=seconds,
         per="in all, every process its share",
     )
+
+
+def _rebuild(build: Stage) -> Stage:
+    """Return the refresh of an index of codes, which is built anew."""
+    return dataclasses.replace(build, name="refresh", per="in all: codes are built anew")
 
 
 def _generate(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
@@ -241,6 +257,7 @@ def _placed(
     index: IndexSize | None = None,
     own: Mapping[str, float] | None = None,
     disk_bytes: float = 0.0,
+    parallel: bool = True,
 ) -> Stage:
     """Return a stage with the models, and an index that can live there, on the planned device."""
     models, owns = dict(model or {}), dict(own or {})
@@ -252,11 +269,11 @@ def _placed(
     if index is not None and on_gpu and (index.exact or index.kind == "int8"):
         gpu += index.hot_bytes
         mapped = 0.0
-    if index is not None and index.training_bytes:  # faiss reads its index, and keeps it
+    if index is not None and not index.mapped:
         ram += mapped
         mapped = 0.0
     if index is not None:
-        parts["index, this process's share"] = float(index.hot_bytes)
+        parts["index"] = float(index.hot_bytes)
     return Stage(
         name=name,
         ram_bytes=ram,
@@ -265,5 +282,6 @@ def _placed(
         disk_bytes=disk_bytes,
         seconds=seconds,
         per=per,
+        parallel=parallel,
         parts={part: size for part, size in parts.items() if size},
     )

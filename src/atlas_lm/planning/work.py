@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from atlas_lm.planning.counting import Cost, by_layers, counted
 from atlas_lm.planning.models import PlannedModel
 from atlas_lm.planning.request import PlanRequest
+from atlas_lm.reader.settings import ReaderSettings
 
 EMBEDDING_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens embedded at a time; see `retriever.embedding`."""
@@ -214,11 +215,16 @@ def _fid(reader: Any, request: PlanRequest) -> Tensor:
 
 
 def _states(reader: Any, request: PlanRequest) -> Tensor:
+    """Encode all passages; in the runs that the reader makes of them where memory depends on it."""
     rows, length = request.bsz * request.n_context, request.passage_tokens
-    ids, mask = _ids(rows, length), _mask(rows, length)
-    states = reader.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-    packed: Tensor = states.reshape(request.bsz, request.n_context * length, -1)
-    return packed.clone()  # gathered into packed rows
+    runs = ReaderSettings().encoder_chunks if request.gradient_checkpointing else 1
+    states = [
+        reader.get_encoder()(
+            input_ids=ids, attention_mask=_mask(len(ids), length)
+        ).last_hidden_state
+        for ids in _ids(rows, length).chunk(runs)
+    ]
+    return torch.cat(states).reshape(request.bsz, request.n_context * length, -1)
 
 
 def _decoded(reader: Any, states: Tensor, rows: int, length: int) -> Tensor:
