@@ -216,3 +216,14 @@ def test_a_share_has_its_codes():
     part = flat(vectors).share(range(600, 1300))
     assert part.codes is not None
     assert part.search(query, 10).rows.equal(brute_force(vectors[600:1300], query, 10)[1])
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("bsz", [1, 16, 64])
+def test_recall_at_100_of_clustered_vectors_as_shipped(monkeypatch, spread, bsz):
+    use_first_pass(monkeypatch, count=20_000, rows=16_384)
+    vectors = clustered(40_000, 48, spread=spread).half()
+    query = vectors[:bsz].float() + 0.2 * clustered(bsz, 48, seed=7)
+    for pack in (True, False):
+        found = flat(vectors, pack=pack).search(query, 100)
+        assert recall(found.rows, brute_force(vectors, query, 100)[1]) >= 0.999
