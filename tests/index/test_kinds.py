@@ -7,7 +7,6 @@ from atlas_lm.index import FlatIndex, build, read_manifest
 from atlas_lm.index.kinds import encode
 from atlas_lm.index.opening import KINDS, open_index
 from atlas_lm.index.settings import IndexSettings
-from atlas_lm.runtime.errors import InputError
 from tests.index.coded import clustered
 from tests.index.conftest import make_fingerprint
 
@@ -73,16 +72,6 @@ def test_given_queries_are_what_recall_is_measured_with(tmp_path):
         queries=torch.randn(7, 12),
     )
     assert encoded.recall.queries == 7
-
-
-def test_a_kind_without_codes_is_refused(tmp_path):
-    with pytest.raises(InputError, match="'milvus' keeps no codes"):
-        encode(
-            IndexSettings(kind="milvus"),
-            clustered(10, 4),
-            directory=tmp_path,
-            fingerprint=make_fingerprint(dim=4),
-        )
 
 
 def test_every_coded_kind_can_be_opened():
