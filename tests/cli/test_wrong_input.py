@@ -160,7 +160,7 @@ def test_an_unknown_recipe_and_verb_get_the_nearest_name(tmp_path, capsys):
 @pytest.mark.parametrize(
     "contradiction",
     [
-        ["context.n_context=9"],
+        ["context.n_context=99"],
         ["staleness.refresh_schedule=10"],
         ["context.passages_from=none"],
         ["training.freeze_retriever_steps=1000"],
