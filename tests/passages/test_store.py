@@ -173,8 +173,6 @@ def test_missing_empty_and_foreign_files(write, tmp_path):
     for check in (True, False):
         with pytest.raises(InputError, match=r"empty\.jsonl: empty file"):
             PassageStore.open(write([], "empty.jsonl", end=""), check=check)
-    with pytest.raises(InputError, match=r"x\.parquet: \.parquet files are not read; convert"):
-        PassageStore.open(write(RECORDS, "x.parquet"))
 
 
 def test_gz_is_unpacked_once(write, tmp_path, cache):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,11 +10,12 @@ from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.types import Passage
 
 
-def parse_passage(line: bytes, path: Path, line_number: int) -> Passage:
+def parse_passage(line: bytes, place: str, line_number: int) -> Passage:
     """Return the passage on a line.
 
     ``id`` and ``text`` are required strings; ``title`` and ``section`` are strings where given
-    (null counts as absent); all other fields become ``metadata``.
+    (null counts as absent); all other fields become ``metadata``. ``place`` and the number
+    together say where the line is.
 
     Raises:
         InputError: the line is no such object.
@@ -25,17 +25,17 @@ def parse_passage(line: bytes, path: Path, line_number: int) -> Passage:
         passage_id, text = record.pop("id"), record.pop("text")
         title, section = record.pop("title", None) or "", record.pop("section", None) or ""
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _fault(line, f"{path}:{line_number}") from None
+        raise _fault(line, f"{place}{line_number}") from None
     for name, value in (("id", passage_id), ("text", text), ("title", title), ("section", section)):
         if type(value) is not str:
             raise InputError(
-                f"{path}:{line_number}: field {name!r} is {_kind(value)} "
+                f"{place}{line_number}: field {name!r} is {_kind(value)} "
                 f"({_shown(orjson.dumps(value))}); it must be a string"
             )
     return Passage(passage_id, text, title, section, record)
 
 
-def checked_id(line: bytes, path: Path, line_number: int) -> str:
+def checked_id(line: bytes, place: str, line_number: int) -> str:
     """Return the id of the passage on a line, without making the passage.
 
     Raises:
@@ -45,11 +45,11 @@ def checked_id(line: bytes, path: Path, line_number: int) -> str:
         record = orjson.loads(line)
         strings = (record["id"], record["text"], record.get("title", ""), record.get("section", ""))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _fault(line, f"{path}:{line_number}") from None
+        raise _fault(line, f"{place}{line_number}") from None
     passage_id, text, title, section = strings
     if type(passage_id) is type(text) is type(title) is type(section) is str:
         return passage_id
-    return parse_passage(line, path, line_number).id
+    return parse_passage(line, place, line_number).id
 
 
 def _fault(line: bytes, place: str) -> InputError:

@@ -29,7 +29,7 @@ BUFFER_BYTES = 1 << 22
 ROWS_AT_ONCE = 1 << 20
 
 
-def scan(path: Path, name: Path, *, check: bool, advance: Callable[[int], None]) -> Layout:
+def scan(path: Path, place: str, *, check: bool, advance: Callable[[int], None]) -> Layout:
     """Read a file once; return where its lines lie and what it contains, and keep that cached.
 
     With ``check`` every line is parsed and the ids are hashed; without it only newlines are
@@ -37,22 +37,22 @@ def scan(path: Path, name: Path, *, check: bool, advance: Callable[[int], None])
 
     Args:
         path: the plain file.
-        name: what to call it in errors (a packed file is read from its unpacked copy).
+        place: what stands before a line's number in errors.
         check: whether to parse every line.
         advance: told the number of bytes read since the last call.
 
     Raises:
         InputError: the file is empty or a line is no passage.
     """
-    place = sidecar_path(path)
+    sidecar = sidecar_path(path)
     try:
-        with atomic_path(place) as temporary, open(temporary, "w+b") as file:
-            layout = _scan_into(file, path, name, check, advance)
+        with atomic_path(sidecar) as temporary, open(temporary, "w+b") as file:
+            layout = _scan_into(file, path, place, check, advance)
         return layout
     except (OSError, DiskFullError) as error:
         warn(f"{cache_dir()}: cannot cache line offsets ({error}); set ATLAS_LM_CACHE")
     with tempfile.TemporaryFile() as file:
-        return _scan_into(file, path, name, check, advance)
+        return _scan_into(file, path, place, check, advance)
 
 
 def id_hash(passage_id: str) -> bytes:
@@ -77,13 +77,13 @@ class _Read:
 
 
 def _scan_into(
-    out: BinaryIO, path: Path, name: Path, check: bool, advance: Callable[[int], None]
+    out: BinaryIO, path: Path, place: str, check: bool, advance: Callable[[int], None]
 ) -> Layout:
     """Write the sidecar of a file and return it mapped."""
     state = file_state(path)
     with tempfile.TemporaryFile() as digests:
-        found = _read(path, name, out, digests if check else None, advance)
-        repeats = _write_ids(out, digests, found.lines, path, name) if check else 0
+        found = _read(path, place, out, digests if check else None, advance)
+        repeats = _write_ids(out, digests, found.lines, path, place) if check else 0
     facts = {"file": state, **vars(found), "ids": check, "repeats": repeats}
     _close(out, facts)
     return map_layout(out, state)
@@ -91,47 +91,51 @@ def _scan_into(
 
 def _read(
     path: Path,
-    name: Path,
+    place: str,
     offsets: BinaryIO,
     digests: BinaryIO | None,
     advance: Callable[[int], None],
 ) -> _Read:
     """Read the lines; write their starts to ``offsets``, their ids' hashes to ``digests``."""
     digest = hashlib.sha256()
-    place = checked = lines = last = 0
+    read = checked = lines = last = 0
     tail = b""
     offsets.write(bytes(8))
     with open(path, "rb", buffering=0) as file:
         while block := file.read(BUFFER_BYTES):
             digest.update(block)
-            starts = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + (place + 1)
+            starts = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + (read + 1)
             offsets.write(starts.astype("<i8").tobytes())
-            place, lines = place + len(block), lines + len(starts)
+            read, lines = read + len(block), lines + len(starts)
             last = int(starts[-1]) if len(starts) else last
             if digests is not None:
                 *complete, tail = (tail + block).split(b"\n")
-                digests.write(_hashes(complete, name, checked))
+                digests.write(_hashes(complete, place, checked))
                 checked += len(complete)
             advance(len(block))
-    if not place:
-        raise InputError(f"{name}: empty file; expected one JSON passage per line")
+    if not read:
+        raise InputError(f"{_file(place)}: empty file; expected one JSON passage per line")
     sha256 = digest.hexdigest()
-    if last != place:
+    if last != read:
         digest.update(b"\n")
-        offsets.write(place.to_bytes(8, "little"))
+        offsets.write(read.to_bytes(8, "little"))
         lines += 1
         if digests is not None:
-            digests.write(_hashes([tail], name, checked))
+            digests.write(_hashes([tail], place, checked))
     return _Read(lines=lines, sha256=sha256, fingerprint=digest.hexdigest())
 
 
-def _hashes(lines: list[bytes], name: Path, before: int) -> bytes:
+def _file(place: str) -> str:
+    return place.removesuffix(", row ").removesuffix(":")
+
+
+def _hashes(lines: list[bytes], place: str, before: int) -> bytes:
     return b"".join(
-        id_hash(checked_id(line, name, number)) for number, line in enumerate(lines, before + 1)
+        id_hash(checked_id(line, place, number)) for number, line in enumerate(lines, before + 1)
     )
 
 
-def _write_ids(out: BinaryIO, digests: BinaryIO, lines: int, path: Path, name: Path) -> int:
+def _write_ids(out: BinaryIO, digests: BinaryIO, lines: int, path: Path, place: str) -> int:
     """Append the sorted id hashes, their rows and the repeated rows; return how many repeat."""
     candidates: list[int] = []
     with tempfile.TemporaryFile() as all_rows:
@@ -149,7 +153,7 @@ def _write_ids(out: BinaryIO, digests: BinaryIO, lines: int, path: Path, name: P
 
         def id_of(row: int) -> str:
             start, end = np.frombuffer(os.pread(out.fileno(), 16, 8 * row), "<i8").tolist()
-            return checked_id(os.pread(source.fileno(), end - start, start), name, row + 1)
+            return checked_id(os.pread(source.fileno(), end - start, start), place, row + 1)
 
         repeats = repeated(candidates, id_of)
     out.write(repeats.tobytes())

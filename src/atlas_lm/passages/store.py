@@ -23,11 +23,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from atlas_lm.passages.convert import FORMS, Source, open_source
 from atlas_lm.passages.jsonl import parse_passage
 from atlas_lm.passages.repeats import joint_fingerprint, live_repeat, repeated_rows
 from atlas_lm.passages.scan import id_hash, scan
 from atlas_lm.passages.sidecar import IdTable, Layout, load_layout
-from atlas_lm.passages.unpack import plain_file
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import progress_bar
 from atlas_lm.types import Passage
@@ -42,7 +42,7 @@ class PassageStore:
     def __init__(
         self,
         paths: Sequence[Path],
-        plain: Sequence[Path],
+        sources: Sequence[Source],
         layouts: Sequence[Layout],
         hidden: NDArray[np.int64] | None = None,
     ) -> None:
@@ -50,10 +50,10 @@ class PassageStore:
         """The files, as they were named."""
         self.hidden = hidden
         """Rows whose ids count for nothing, sorted; None where there are none."""
-        self._plain = tuple(plain)
+        self._sources = tuple(sources)
         self._layouts = list(layouts)
         self._first_row = np.cumsum([0, *(layout.lines for layout in layouts)])
-        self._files = [os.open(path, os.O_RDONLY) for path in plain]
+        self._files = [os.open(path, os.O_RDONLY) for path in self.plain_paths]
         self._close = weakref.finalize(self, _close_all, self._files)
 
     @classmethod
@@ -82,9 +82,9 @@ class PassageStore:
         """
         named = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
         if not named:
-            raise InputError("no passage file given; name at least one .jsonl or .jsonl.gz file")
-        plain = [plain_file(path).resolve() for path in named]
-        store = cls(named, plain, _layouts(plain, named, check=check), _checked(hidden))
+            raise InputError(f"no passage file given; name at least one: {FORMS}")
+        sources = [open_source(path) for path in named]
+        store = cls(named, sources, _layouts(sources, check=check), _checked(hidden))
         if hidden is not None and len(hidden) and hidden[-1] >= len(store):
             raise InputError(
                 f"{', '.join(map(str, named))}: row {hidden[-1]} is to be hidden, but there are "
@@ -121,7 +121,7 @@ class PassageStore:
     @property
     def plain_paths(self) -> tuple[Path, ...]:
         """The files that are read: those named, or their converted copies."""
-        return self._plain
+        return tuple(source.plain for source in self._sources)
 
     @property
     def sha256(self) -> tuple[str, ...]:
@@ -156,7 +156,9 @@ class PassageStore:
             starts[mine], ends[mine] = offsets[lines[mine]], offsets[lines[mine] + 1]
         sizes, numbers = ends - starts, lines + 1
         return [
-            parse_passage(os.pread(self._files[file], size, start), self.paths[file], number)
+            parse_passage(
+                os.pread(self._files[file], size, start), self._sources[file].place, number
+            )
             for file, size, start, number in zip(
                 files.tolist(), sizes.tolist(), starts.tolist(), numbers.tolist(), strict=True
             )
@@ -171,7 +173,7 @@ class PassageStore:
         if count >= FORGET_ROWS:
             layout.forget()
         return [
-            parse_passage(data[begin:end], self.paths[file], line)
+            parse_passage(data[begin:end], self._sources[file].place, line)
             for line, (begin, end) in enumerate(pairwise([0, *ends]), first + 1)
         ]
 
@@ -220,16 +222,27 @@ class PassageStore:
     def _tables(self) -> list[IdTable]:
         """Return the ids of every file; the corpus is checked now if it was not."""
         if any(layout.ids is None for layout in self._layouts):
-            layouts = _layouts(self._plain, self.paths, check=True)
+            layouts = _layouts(self._sources, check=True)
             if tuple(layout.fingerprint for layout in layouts) != self.fingerprints:
                 raise InputError(f"{self.paths[0]}: changed since it was opened; open it again")
             self._layouts = layouts
             self._refuse_repeats()
         return [layout.ids for layout in self._layouts if layout.ids is not None]
 
+    def repeats(self) -> NDArray[np.int64]:
+        """Return the rows whose id occurs more than once, each with the first row of that id.
+
+        Hidden rows are among them. Only rows whose ids may agree are read.
+
+        Raises:
+            InputError: the corpus was opened unchecked and a line is no passage.
+        """
+        unread = any(layout.ids is None for layout in self._layouts)
+        layouts = _layouts(self._sources, check=True) if unread else self._layouts
+        return repeated_rows(layouts, lambda row: self[row].id)
+
     def _refuse_repeats(self) -> None:
-        repeats = repeated_rows(self._layouts, lambda row: self[row].id)
-        found = live_repeat(repeats, self.hidden)
+        found = live_repeat(self.repeats(), self.hidden)
         if found is not None:
             first, second = found
             raise InputError(
@@ -238,23 +251,23 @@ class PassageStore:
             )
 
     def place(self, row: int) -> str:
-        """Return ``file:line`` of a row."""
+        """Return ``file:line`` of a row, or ``file, row n`` where the file has no lines."""
         file = int(np.searchsorted(self._first_row, row, side="right")) - 1
-        return f"{self.paths[file]}:{row - int(self._first_row[file]) + 1}"
+        return f"{self._sources[file].place}{row - int(self._first_row[file]) + 1}"
 
 
-def _layouts(plain: Sequence[Path], named: Sequence[Path], *, check: bool) -> list[Layout]:
+def _layouts(sources: Sequence[Source], *, check: bool) -> list[Layout]:
     """Return the layout of every file: from the cache, or from a reading of it."""
-    found = [load_layout(path) for path in plain]
+    found = [load_layout(source.plain) for source in sources]
     todo = [n for n, layout in enumerate(found) if layout is None or (check and not layout.ids)]
     if todo:
-        size = sum(plain[number].stat().st_size for number in todo)
+        size = sum(sources[number].plain.stat().st_size for number in todo)
         with progress_bar() as progress:
             task = progress.add_task("Reading passages (MB)", total=-(-size >> 20))
             for number in todo:
                 found[number] = scan(
-                    plain[number],
-                    named[number],
+                    sources[number].plain,
+                    sources[number].place,
                     check=check,
                     advance=lambda read: progress.advance(task, read / 2**20),
                 )
