@@ -172,6 +172,35 @@ def test_damaged_files_are_named(vectors, tmp_path):
         FaissIndex.load(tmp_path / "index")
 
 
+def test_a_file_of_another_index_is_refused(vectors, tmp_path, monkeypatch):
+    import faiss
+
+    index = faiss_index(vectors, "Flat")
+    index.save(tmp_path / "index")
+    path = tmp_path / "index" / "faiss.array"
+    for other, message in (
+        (faiss.IndexFlatL2(16), "no index by inner product"),
+        (faiss.IndexFlatIP(32), "600 vectors of 32 components instead of 1200 of 16"),
+    ):
+        other.add(vectors.float().view(-1, other.d).numpy())
+        faiss.write_index(other, str(path))
+        with pytest.raises(InputError, match=message):
+            FaissIndex.load(tmp_path / "index")
+
+
+def test_what_faiss_cannot_search_is_said(vectors, monkeypatch):
+    index = faiss_index(vectors, "SQ8")
+
+    class Broken:
+        def search(self, *args, **kwargs):
+            raise RuntimeError("Error in void f() at f.cpp:3: Error: 'nsq == 2' failed")
+
+    monkeypatch.setattr(index, "_index", Broken())
+    monkeypatch.setattr(index, "_parameters", lambda *args: None)
+    with pytest.raises(InputError, match=r"'nsq == 2' failed\); check its files with"):
+        index.search(vectors[:1].float(), 3)
+
+
 def test_wrong_queries(vectors):
     index = faiss_index(vectors, "SQ8")
     with pytest.raises(InputError, match="queries of shape"):

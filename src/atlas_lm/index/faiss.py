@@ -230,7 +230,13 @@ class FaissIndex(CodedIndex):
             bits = np.packbits(allowed.numpy(), bitorder="little")
             selector = self._faiss.IDSelectorBitmap(bits)
         parameters = self._parameters(self._index, selector, width, count)
-        found, labels = self._index.search(query.numpy(), count, params=parameters)
+        try:
+            found, labels = self._index.search(query.numpy(), count, params=parameters)
+        except RuntimeError as error:
+            raise InputError(
+                f"faiss cannot search this index ({_reason(error)}); check its files with "
+                "`atlas-lm index verify`"
+            ) from error
         scores, rows = torch.from_numpy(found), torch.from_numpy(labels)
         scores = scores.masked_fill(rows < 0, -torch.inf)
         rows = rows.clamp(min=0)
@@ -300,6 +306,8 @@ class FaissIndex(CodedIndex):
                 f"{file}: {index.ntotal} vectors of {index.d} components instead of "
                 f"{manifest.count} of {manifest.dim}; rebuild the index"
             )
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise InputError(f"{file}: is no index by inner product; rebuild the index")
         return cls(Facts.of(path, manifest), index, vectors, device=device)
 
 
