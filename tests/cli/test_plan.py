@@ -23,9 +23,13 @@ def test_a_plan_as_json(capsys):
     assert plan["fits"] is True
 
 
-def test_a_plan_to_read(capsys):
+def test_a_plan_to_read(tmp_path, capsys):
+    from tests.planning.small import fid
+
+    fid(1).config.to_json_file(tmp_path / "config.json")
     code = main(
-        [*SMALL, "--passages", "100M", "--ram", "8GB", "--disk", "1TB", "--reader", "t5-small"]
+        [*SMALL, "--passages", "100M", "--ram", "8GB", "--disk", "1TB", "--objective", "none"]
+        + ["--reader", str(tmp_path), "--passage-tokens", "20"]
     )
     assert code == 0
     shown = capsys.readouterr().out

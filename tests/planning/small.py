@@ -62,8 +62,8 @@ def request(**fields: Any) -> PlanRequest:
     base = PlanRequest(
         passages=1000,
         dim=64,
-        retriever=encoder(),
-        reader=fid(),
+        retriever=encoder(2),
+        reader=fid(1),
         n_context=4,
         passage_tokens=50,
         query_tokens=10,

@@ -20,7 +20,8 @@ def test_what_fits_needs_no_advice():
 
 
 def test_a_large_index_is_told_to_shrink():
-    made = plan(Machine(ram_bytes=6 * 10**9, disk_bytes=10**13), passages=10**8, reader=None)
+    machine = Machine(ram_bytes=6 * 10**9, disk_bytes=10**13)
+    made = plan(machine, passages=10**8, reader=None, objective="none")
     assert {short.what for short in made.shortages} == {"RAM with the mapped index"}
     fits = {change.options for change in made.changes if change.fits}
     assert "--index binary" in fits

@@ -5,9 +5,15 @@ import torch
 
 from atlas_lm.planning import work
 from atlas_lm.planning.counting import Counter, counted
-from tests.planning.small import RealStep, causal, fid, request
+from tests.planning import small
+from tests.planning.small import RealStep, causal, encoder, fid
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def request(**fields):
+    """Return a plan of models deeper than those that are counted."""
+    return small.request(**{"reader": fid(3), "retriever": encoder(4), **fields})
 
 
 def test_products_and_memory_by_hand():

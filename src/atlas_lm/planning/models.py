@@ -139,6 +139,11 @@ class PlannedModel:
         """Width of its states: of a retriever, the dim of its embeddings."""
         return int(self.config.hidden_size)
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens it reads at most; None where there is no limit."""
+        return getattr(self.config, "max_position_embeddings", None)
+
     def with_layers(self, layers: tuple[int, ...]) -> PlannedModel:
         """Return the same model with other depths."""
         config = type(self.config).from_dict(self.config.to_dict())

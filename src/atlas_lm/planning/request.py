@@ -85,6 +85,11 @@ class PlanRequest:
             )
 
     @property
+    def embedded_tokens(self) -> int:
+        """Tokens of a passage that the retriever reads: what it cannot read is cut."""
+        return min(self.passage_tokens, self.retriever.longest or self.passage_tokens)
+
+    @property
     def rows_of_rank(self) -> int:
         """Rows of the largest share."""
         return -(-self.passages // self.world)

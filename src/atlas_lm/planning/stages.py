@@ -89,7 +89,7 @@ def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
     full = rows * request.dim * WIDTH.get(size.kind, 2)
     seconds = (
         rows * cost.flops / batch / speed.embed_flops
-        + rows * request.passage_tokens / speed.tokenize_tokens
+        + rows * request.embedded_tokens / speed.tokenize_tokens
         + (full + size.disk_bytes) / speed.disk_bytes
     )
     linked = size.exact or request.keep_vectors  # the vectors stay where they were written
@@ -202,7 +202,7 @@ def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage
     fresh = share.disk_bytes
     seconds = (
         rows * cost.flops / batch / speed.embed_flops
-        + rows * request.passage_tokens / speed.tokenize_tokens
+        + rows * request.embedded_tokens / speed.tokenize_tokens
     )
     model = {"retriever": float(weights_bytes(request.retriever)), "activations": cost.peak_bytes}
     return _placed(

@@ -121,7 +121,7 @@ def _embedding_rate(request: PlanRequest) -> float:
 
     def embed() -> None:
         with torch.no_grad():
-            work.embedded(module, batch, request.passage_tokens)
+            work.embedded(module, batch, request.embedded_tokens)
 
     return counted(embed, module).flops / _seconds(embed)
 

@@ -74,13 +74,13 @@ def embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
 
 @lru_cache
 def _embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
-    batch = max(EMBEDDING_TOKENS[request.device] // request.passage_tokens, 1)
+    batch = max(EMBEDDING_TOKENS[request.device] // request.embedded_tokens, 1)
     model = request.retriever
 
     def count(layers: tuple[int, ...]) -> Cost:
         with entered(request, grad=False):
             module = model.with_layers(layers).built("cpu").eval()
-            return counted(lambda: embedded(module, batch, request.passage_tokens), module)
+            return counted(lambda: embedded(module, batch, request.embedded_tokens), module)
 
     return by_layers(count, model.layers), batch
 
@@ -198,10 +198,10 @@ def micro_batch(halves: nn.ModuleDict, request: PlanRequest) -> None:
             _signals(reader, request)
             if request.n_rerank:
                 rows = request.bsz * request.n_rerank
-                embedded(halves["passage"], rows, request.passage_tokens)
+                embedded(halves["passage"], rows, request.embedded_tokens)
         rows = request.bsz * request.n_context
         query = embedded(halves["query"], request.bsz, request.query_tokens)
-        passage = embedded(halves["passage"], rows, request.passage_tokens)
+        passage = embedded(halves["passage"], rows, request.embedded_tokens)
         score = (query[:, None] * passage.view(request.bsz, request.n_context, -1)).sum(-1)
         loss = loss + score.log_softmax(dim=-1).sum()
     loss.backward()
