@@ -28,8 +28,10 @@ def test_a_plan_to_read(tmp_path, capsys):
 
     fid(1).config.to_json_file(tmp_path / "config.json")
     code = main(
-        [*SMALL, "--passages", "100M", "--ram", "8GB", "--disk", "1TB", "--objective", "none"]
-        + ["--reader", str(tmp_path), "--passage-tokens", "20"]
+        [
+            *(*SMALL, "--passages", "100M", "--ram", "8GB", "--disk", "1TB"),
+            *("--objective", "none", "--reader", str(tmp_path), "--passage-tokens", "20"),
+        ]
     )
     assert code == 0
     shown = capsys.readouterr().out

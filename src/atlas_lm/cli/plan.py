@@ -161,7 +161,9 @@ def _add_machine(group: Any) -> None:
 def _machine(args: argparse.Namespace) -> Machine:
     machine = this_machine(Path(args.out) if args.out else None)
     given = {"ram_bytes": args.ram, "gpu_bytes": args.gpu_memory, "disk_bytes": args.disk}
-    sizes = {name: parse_bytes(text) for name, text in given.items() if text is not None}
+    sizes: dict[str, Any] = {
+        name: parse_bytes(text) for name, text in given.items() if text is not None
+    }
     return dataclasses.replace(machine, **sizes)
 
 

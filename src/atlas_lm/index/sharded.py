@@ -297,7 +297,7 @@ class ShardedIndex:
         mask_of = torch.cat([torch.full((one.queries,), one.mask) for one in asked])
         error: Exception | None = None
         try:
-            for digest in mask_of.unique().tolist():
+            for digest in torch.unique(mask_of).tolist():
                 chosen = (mask_of == digest).nonzero()[:, 0]
                 found = search_share(self._share, queries, chosen, topk, excluded, masks[digest])
                 scores[chosen], rows[chosen] = found
@@ -312,7 +312,9 @@ class ShardedIndex:
         """Exchange what was found for each other's queries and keep the best of all shares."""
         counts = [one.queries for one in asked]
         scores, rows = (
-            torch.cat(distributed.exchange(part.split(counts), [own_queries] * len(asked)), dim=1)
+            torch.cat(
+                distributed.exchange(torch.split(part, counts), [own_queries] * len(asked)), dim=1
+            )
             if len(asked) > 1
             else part
             for part in found

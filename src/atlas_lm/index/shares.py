@@ -88,7 +88,7 @@ def search_share(
     lists = _excluded_lists(share, chosen, excluded, mask)
     allowed = len(share.rows) if mask is None else int(mask.sum())
     left = torch.tensor([min(topk, allowed - len(one)) for one in lists])
-    for count in left.unique().tolist():
+    for count in torch.unique(left).tolist():
         some = (left == count).nonzero()[:, 0]
         if count > 0:
             its_lists = [lists[query] for query in some.tolist()]

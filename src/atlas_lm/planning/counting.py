@@ -24,14 +24,18 @@ LITTLE, MORE = 2, 3
 """Layers at which a model is counted; what a layer adds is their difference."""
 
 
+_forward: Callable[..., int] = sdpa_flop_count
+_backward: Callable[..., int] = sdpa_backward_flop_count
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
+    return int(_forward(query.shape, key.shape, value.shape))
 
 
 def _attention_backward(
     gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
+    return int(_backward(gradient.shape, query.shape, key.shape, value.shape))
 
 
 _ATEN = torch.ops.aten
@@ -75,7 +79,7 @@ class Cost:
         return self.plus_layers(other, -1)
 
 
-class Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, counts matrix products and live memory of all tensors that come to be.
 
     Args:
@@ -83,7 +87,7 @@ class Counter(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0.0
         self.live_bytes = self.peak_bytes = 0
         self._storages: dict[int, int] = {}
@@ -135,7 +139,7 @@ def counted(work: Callable[[], Any], module: torch.nn.Module) -> Cost:
     own = [*module.parameters(), *module.buffers()]
     with Counter(own) as counter:
         result = work()
-        cost = counter.cost
+        cost: Cost = counter.cost
     del result
     return cost
 

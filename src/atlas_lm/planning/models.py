@@ -159,14 +159,15 @@ class PlannedModel:
     def built(self, device: torch.device | str = "meta") -> nn.Module:
         """Return the model with weights of no value: on ``meta``, with none at all."""
         with torch.device(device):
-            module = self._module()
+            module: Any = self._module()
         untied = getattr(self.config, "is_gated_act", False) or not getattr(
             self.config, "tie_word_embeddings", True
         )
         if self.is_fid and untied and self.config.model_type == "t5":
             head = module.get_output_embeddings()
             head.weight = nn.Parameter(torch.empty_like(head.weight))
-        return module
+        built: nn.Module = module
+        return built
 
     def _module(self) -> Any:
         if self.role == "reader":

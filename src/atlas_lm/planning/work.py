@@ -151,7 +151,7 @@ def memory_bytes(request: PlanRequest) -> int:
     width = 2 if request.precision == "bf16" else 4
     if reader.is_fid:
         per_token = 2 * config.num_heads * config.d_kv * reader.layers[1]
-        return width * per_token * (tokens + own)
+        return int(width * per_token * (tokens + own))
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     prompt = tokens + request.bsz * request.query_tokens
@@ -204,7 +204,7 @@ def micro_batch(halves: nn.ModuleDict, request: PlanRequest) -> None:
         passage = embedded(halves["passage"], rows, request.embedded_tokens)
         score = (query[:, None] * passage.view(request.bsz, request.n_context, -1)).sum(-1)
         loss = loss + score.log_softmax(dim=-1).sum()
-    loss.backward()
+    torch.autograd.backward(loss)
 
 
 def _fid(reader: Any, request: PlanRequest) -> Tensor:

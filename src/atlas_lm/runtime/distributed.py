@@ -135,7 +135,7 @@ def exchange(parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     sent = torch.cat(list(parts)).to(_device()).contiguous()
     received = sent.new_empty((sum(counts), *sent.shape[1:]))
     dist.all_to_all_single(received, sent, list(counts), [len(part) for part in parts])
-    return list(received.to(place).split(list(counts)))
+    return list(torch.split(received.to(place), list(counts)))
 
 
 def agree(error: BaseException | None) -> None:
