@@ -25,12 +25,12 @@ VERBS = {
 }
 """Each module has ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args) -> int``."""
 
-WITH_SUBVERBS = {"index"}
+WITH_SUBVERBS = {"index", "prepare"}
 """Verbs with verbs of their own; all others take options and words in any order."""
 
 SUMMARY = {
     "quickstart": "the main job on the embedded default: index, train both halves, compare, answer",
-    "prepare": "make a benchmark's corpus and questions from the packages that ship them",
+    "prepare": "make passages of your documents, or a benchmark from its packages",
     "index": "build an index over your passages, keep it up to date, check it",
     "train": "fine-tune retriever and reader together from a recipe",
     "evaluate": "measure answers and retrieval on a file of questions",

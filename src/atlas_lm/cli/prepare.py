@@ -1,4 +1,4 @@
-"""``atlas-lm prepare minipedia``."""
+"""``atlas-lm prepare minipedia`` and ``atlas-lm prepare passages``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,39 @@ from typing import Any
 
 from rich.table import Table
 
+from atlas_lm.cli import prepare_passages
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.data.minipedia_sources import Sources
 from atlas_lm.data.subsets import Subsets
 from atlas_lm.runtime.logs import console, notice
 
-HELP = "Make a benchmark's corpus and questions from the packages that ship them."
+HELP = "Make passages of your documents, or a benchmark from the packages that ship it."
+MINIPEDIA = "Make a benchmark's corpus and questions from the packages that ship them."
 EXAMPLE = "atlas-lm prepare minipedia --out data/minipedia"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the benchmark's name and where it goes."""
-    parser.add_argument("benchmark", choices=["minipedia"], help="what to make")
+    """Add what can be made, each with its own options."""
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="minipedia | passages")
+    benchmark = verbs.add_parser("minipedia", help=MINIPEDIA, description=MINIPEDIA)
+    _add_minipedia_arguments(benchmark)
+    passages = verbs.add_parser(
+        "passages",
+        help=prepare_passages.HELP,
+        description=prepare_passages.HELP,
+        epilog=f"example:\n  {prepare_passages.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    prepare_passages.add_arguments(passages)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make what was asked for."""
+    return prepare_passages.run(args) if args.what == "passages" else _run_minipedia(args)
+
+
+def _add_minipedia_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the benchmark goes."""
     parser.add_argument(
         "--out", metavar="DIR", default="data/minipedia", help="default: data/minipedia"
     )
@@ -36,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
-def run(args: argparse.Namespace) -> int:
+def _run_minipedia(args: argparse.Namespace) -> int:
     """Make the benchmark and print its counts; with ``--json`` its manifest and directory."""
     out = Path(args.out)
     recompute = _recompute if args.recompute_subsets else None
