@@ -13,7 +13,7 @@ CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]*[^\Wa-z_])|(?<=[。！？])")
 ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|Fig|No|cf|e\.g|i\.e|al|ca|Inc|Ltd|Co|U\.S))"
+    r"(?:\b(?:[A-Z]|[bcdfp]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|Fig|No|cf|e\.g|i\.e|al|ca|Inc|Ltd|Co|U\.S))"
     r"\.$"
 )
 BORDER = 0.05
