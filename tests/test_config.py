@@ -11,8 +11,8 @@ OPTIONS = {
     "context": "passages_from n_context retriever_n_context n_rerank where as_of",
     "data": "train validation shots shots_seed validation_limit index passages",
     "generation": "max_new_tokens min_new_tokens num_beams length_penalty",
-    "objective": "objective temperature_score temperature_gold kl_reduction emdr2_marginal "
-    "adist_normaliser",
+    "objective": "objective temperature_score temperature_gold likelihood_floor "
+    "kl_reduction emdr2_marginal adist_normaliser",
     "reader": "path settings",
     "retriever": "path settings",
     "staleness": "refresh_schedule refresh partial background probe_passages probe_every "

@@ -22,6 +22,7 @@ def test_the_options_are_these():
         "objective": "pdist",
         "temperature_score": 0.01,
         "temperature_gold": 0.01,
+        "likelihood_floor": None,
         "kl_reduction": "sum",
         "emdr2_marginal": "sequence",
         "adist_normaliser": "none",
@@ -55,6 +56,7 @@ def test_names_and_aliases(name, kind):
         ({"temperature_score": float("nan")}, ["objective.temperature_score=nan"]),
         ({"kl_reduction": "batchmean"}, ["kl_reduction='batchmean'", "sum, mean"]),
         ({"emdr2_marginal": "word"}, ["emdr2_marginal='word'", "sequence, token"]),
+        ({"likelihood_floor": 0.0}, ["likelihood_floor=0.0", "positive"]),
         ({"adist_normaliser": "256"}, ["adist_normaliser='256'", "none, reference"]),
     ],
 )

@@ -40,6 +40,20 @@ def test_loop_gold_is_what_the_reader_loses_without_the_passage():
     assert gold.tolist() == [[2.0, 2.0, 0.5], [1.0, 2.0, 0.0]]
 
 
+def test_a_floor_bounds_what_one_token_can_say_against_a_passage():
+    """Floor 2: (-1, -3) counts as (-1, -2), -9 as -2; what is above stays."""
+    values = per_passage([[-1.0, -3.0], [-2.0, -2.0], [0, -1]], [-1, -9, 0])
+    signals = ReaderSignals(MASK, passage_log_likelihood=values, leave_one_out=values)
+    mean = [[-1.5, -2.0, -0.5], [-1.0, -2.0, 0.0]]
+    floor = {"likelihood_floor": 2.0}
+    assert objective("pdist", **floor).gold_score(signals).tolist() == mean
+    assert objective("loop", **floor).gold_score(signals).tolist() == [
+        [-value for value in row] for row in mean
+    ]
+    total = [[-3.0, -4.0, -1.0], [-1.0, -2.0, 0.0]]
+    assert objective("emdr2", **floor).gold_score(signals).tolist() == total
+
+
 def test_adist_gold_is_the_mass_and_the_reference_scale_divides_by_256_tokens():
     signals = ReaderSignals(MASK, attention_mass=torch.tensor([[512.0, 0, 256], [512, 256, 0]]))
     assert objective("adist").gold_score(signals).tolist() == [[512, 0, 256], [512, 256, 0]]

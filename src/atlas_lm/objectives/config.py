@@ -31,6 +31,10 @@ class ObjectiveConfig:
     """Divides the retriever's scores before their softmax."""
     temperature_gold: float = 0.01
     """Divides the gold scores before their softmax; without effect on sequence-level emdr2."""
+    likelihood_floor: float | None = None
+    """Nats: no target token's log-likelihood counts for less than minus this. A token that a
+    passage makes unlikely says "not here", and how unlikely is mostly noise. Left out: no floor.
+    Without effect on adist."""
     kl_reduction: Literal["sum", "mean"] = "sum"
     """KL over passages: the sum, or the original code's mean, 1/K of it. Not for emdr2."""
     emdr2_marginal: Literal["sequence", "token", "mean"] = "sequence"
@@ -50,6 +54,11 @@ class ObjectiveConfig:
             value = getattr(self, field)
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"objective.{field}={value}: give a positive number, such as 0.1")
+        if self.likelihood_floor is not None and not self.likelihood_floor > 0:
+            raise InputError(
+                f"objective.likelihood_floor={self.likelihood_floor}: give a positive number of "
+                "nats, such as 4, or leave it out"
+            )
         _check_choice("kl_reduction", self.kl_reduction, ("sum", "mean"))
         _check_choice("emdr2_marginal", self.emdr2_marginal, ("sequence", "token", "mean"))
         _check_choice("adist_normaliser", self.adist_normaliser, ("none", "reference"))

@@ -56,6 +56,13 @@ class Objective(Protocol):
         ...
 
 
+def floored(
+    log_likelihood: Float[Tensor, "bsz n_context length"], floor: float | None
+) -> Float[Tensor, "bsz n_context length"]:
+    """Return max(log-likelihood, -floor) of every target token; as it was if ``floor`` is None."""
+    return log_likelihood if floor is None else log_likelihood.clamp(min=-floor)
+
+
 def log_distribution(
     score: Float[Tensor, "bsz n_context"], temperature: float
 ) -> Float[Tensor, "bsz n_context"]:

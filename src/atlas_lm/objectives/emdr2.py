@@ -17,7 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlas_lm.objectives.config import ObjectiveConfig
-from atlas_lm.objectives.divergence import describe, log_distribution, required, target_tokens
+from atlas_lm.objectives.divergence import (
+    describe,
+    floored,
+    log_distribution,
+    required,
+    target_tokens,
+)
 from atlas_lm.types import ReaderSignals, Signal
 
 
@@ -69,8 +75,7 @@ class EMDR2:
 
     def gold_score(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return log p_LM(a | q, d_k), summed over the target's tokens."""
-        log_likelihood = required(signals.passage_log_likelihood, self.needs)
-        return emdr2_gold_score(log_likelihood, signals.target_mask)
+        return emdr2_gold_score(self._log_likelihood(signals), signals.target_mask)
 
     def gold_distribution(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return softmax_k(log p_LM(a | q, d_k)): the posterior under a uniform prior."""
@@ -83,7 +88,7 @@ class EMDR2:
         log_prob = log_distribution(retriever_score, self.config.temperature_score)
         if self.config.emdr2_marginal != "token":
             return sequence_marginal_loss(log_prob, self._log_weight(signals))
-        log_likelihood = required(signals.passage_log_likelihood, self.needs)
+        log_likelihood = self._log_likelihood(signals)
         return token_marginal_loss(log_prob, log_likelihood, signals.target_mask)
 
     def diagnostics(
@@ -94,6 +99,10 @@ class EMDR2:
             log_distribution(retriever_score.detach(), self.config.temperature_score),
             log_distribution(self._log_weight(signals), 1.0),
         )
+
+    def _log_likelihood(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context length"]:
+        log_likelihood = required(signals.passage_log_likelihood, self.needs)
+        return floored(log_likelihood, self.config.likelihood_floor)
 
     def _log_weight(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return the logarithm of what each passage weighs in the marginal."""

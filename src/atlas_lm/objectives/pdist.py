@@ -10,7 +10,7 @@ from typing import ClassVar, final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from atlas_lm.objectives.divergence import Distillation, required, target_tokens
+from atlas_lm.objectives.divergence import Distillation, floored, required, target_tokens
 from atlas_lm.types import ReaderSignals, Signal
 
 
@@ -33,4 +33,5 @@ class PDist(Distillation):
     def gold_score(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return (1/T) · log p_LM(a | q, d_k)."""
         log_likelihood = required(signals.passage_log_likelihood, self.needs)
+        log_likelihood = floored(log_likelihood, self.config.likelihood_floor)
         return pdist_gold_score(log_likelihood, signals.target_mask)
