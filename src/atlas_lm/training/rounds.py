@@ -111,8 +111,8 @@ def learn_round(
             done += 1
     memory.gathered = []
     memory.rounds += 1
-    queries = sums.pop("queries")
-    metrics = {name: value / queries for name, value in sums.items()}
+    total = sums.pop("queries")
+    metrics = {name: value / total for name, value in sums.items()}
     metrics |= {"lr_retriever": optimizer.learning_rate(done - 1), "retriever_updates": float(done)}
     return RoundResult(metrics, tuple(skipped))
 
