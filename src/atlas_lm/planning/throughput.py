@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from atlas_lm.index import Fingerprint, FlatIndex
@@ -182,8 +182,10 @@ def _writer(
     inputs["attention_mask"] = torch.ones((1, length), dtype=torch.int64)
 
     def write() -> None:
+        # A cache of the library's own making has as many layers as the encoder.
+        cache = {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
         with torch.no_grad():
-            module.generate(**inputs, generation_config=config)
+            module.generate(**inputs, **(cache if reader.is_fid else {}), generation_config=config)
 
     return write
 
