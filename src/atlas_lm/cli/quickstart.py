@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     asked = sample_shots(test, min(args.answers, len(test)), seed=0)
     with stages.stage("measure before: few-shot prompt, retriever as it is", "60 s"):
         before = measure_both(with_demonstrations(atlas, examples), test, asked)
-    with stages.stage(f"train on {len(examples)} questions", "5 min"):
+    with stages.stage(f"train on {len(examples)} questions", "7 min"):
         outcome = run_joint(atlas, config, examples, [], out)
     if not outcome.finished:
         notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
@@ -239,7 +239,7 @@ def _report(
     title = "Minipedia, supported test questions, none of them trained on"
     Console().print(comparison_table(comparisons, title=title))
     if args.untrained_reader:
-        notice("control: the reader was left untrained, so its signal carries little")
+        notice("control: the reader was left untrained; its pretrained likelihoods alone taught")
     notice(f"run card: {card}\nmodel:    {out}/model")
     question = "Who painted the Mona Lisa?"
     notice(f'ask it:   atlas-lm answer --model {out}/model --index {out}/index "{question}"')
