@@ -120,12 +120,14 @@ def test_sigterm_is_heeded_too_and_handlers_are_given_back(tmp_path):
     assert after == before
 
 
-def test_a_second_ctrl_c_strikes_at_once(tmp_path):
+def test_a_second_ctrl_c_strikes_at_once(tmp_path, request):
     def evaluate():
         signal.raise_signal(signal.SIGINT)  # handled before it returns: two kills may become one
         signal.raise_signal(signal.SIGINT)
         return {}
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # may be ignored by a shell
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, config(evaluate_every=1), evaluate=evaluate)
     assert list(tmp_path.iterdir()) == []
