@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.size import index_size
 from atlas_lm.runtime.errors import InputError
 
 USED = 0.8
@@ -24,7 +25,7 @@ LEAST_ROWS_OF_CODES = 1000
 """Vectors that it takes to learn product codes."""
 RESCORE = 16
 """Rows rescored for every row asked for where codes are that small."""
-ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +84,23 @@ def parse_size(text: str) -> int:
 
 def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choice]:
     """Yield the kinds to choose from, the most exact first."""
-    vectors = count * dim * ITEMSIZE[dtype]
-    codes = count * (dim + 4)
+    flat = index_size("flat", rows=count, dim=dim, dtype=SHORT[dtype])
+    codes, vectors = flat.hot_bytes, flat.cold_bytes
     yield Choice(
         settings=IndexSettings(kind="flat", dtype=dtype),
         memory_bytes=codes,
-        disk_bytes=codes + vectors,
+        disk_bytes=flat.disk_bytes,
         reason=(
             f"flat, for it is exact, and the int8 codes that a search reads, {_size(codes)}, fit "
             f"into {_share(room)}; the {dtype} vectors, {_size(vectors)}, stay on disk"
         ),
     )
-    signs = count * (-(-dim // 8) + 4)
+    binary = index_size("binary", rows=count, dim=dim, keep_vectors=True, dtype=SHORT[dtype])
+    signs = binary.hot_bytes
     yield Choice(
         settings=IndexSettings(kind="binary", dtype=dtype, keep_vectors=True),
         memory_bytes=signs,
-        disk_bytes=signs + vectors,
+        disk_bytes=binary.disk_bytes,
         reason=(
             f"binary, for int8 codes would take {_size(codes)}, but signs, {_size(signs)}, fit "
             f"into {_share(room)}; what they find is rescored from the {dtype} vectors on disk"
@@ -113,12 +115,13 @@ def _product_codes(
 ) -> Choice:
     """Return product quantisation with four bits for at least so many components."""
     parts = next(size for size in range(max(dim // components, 1), 0, -1) if dim % size == 0)
-    vectors = count * dim * ITEMSIZE[dtype]
-    memory = count * -(-parts // 2) + 4 * 16 * dim
+    factory = f"PQ{parts}x4fs"
+    size = index_size(factory, rows=count, dim=dim, keep_vectors=True, dtype=SHORT[dtype])
+    memory = size.hot_bytes
     train_rows = min(TRAIN_ROWS, max((room - memory) // (4 * dim), 16 * 256))
     settings = IndexSettings(
         kind="faiss",
-        factory=f"PQ{parts}x4fs",
+        factory=factory,
         dtype=dtype,
         keep_vectors=True,
         rescore=RESCORE,
@@ -127,7 +130,7 @@ def _product_codes(
     return Choice(
         settings=settings,
         memory_bytes=memory,
-        disk_bytes=memory + vectors,
+        disk_bytes=size.disk_bytes,
         reason=(
             f"faiss {settings.factory}, for signs would take {_size(after)}, but codes of "
             f"{-(-parts // 2)} bytes, {_size(memory)} in all, fit into {_share(room)}; what they "

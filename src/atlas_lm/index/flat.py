@@ -29,6 +29,7 @@ from atlas_lm.index.exact import (
     uses_first_pass,
 )
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
+from atlas_lm.index.member import steps_of
 from atlas_lm.index.storage import map_array, map_embeddings, write_index
 from atlas_lm.index.vectors import Dense, Int8Vectors, encode_int8, encode_int8_chunked
 from atlas_lm.runtime.errors import InputError
@@ -297,8 +298,7 @@ class FlatIndex:
         self.row_steps = None if low == high else steps.to("cpu", torch.int32)
 
     def _row_steps_with(self, selected: Int64[Tensor, " some"], step: int) -> Int32[Tensor, " n"]:
-        alike = torch.full((len(self),), self.step, dtype=torch.int32)
-        after = alike if self.row_steps is None else self.row_steps.clone()
+        after = steps_of(self).clone()
         after[selected] = step
         return after
 

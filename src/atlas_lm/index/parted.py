@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas_lm.index.base import Index
-from atlas_lm.index.exact import check_queries, excluded_pairs
+from atlas_lm.index.exact import check_queries, excluded_pairs, sort_found
 from atlas_lm.index.files import Fingerprint, PassageFiles
 from atlas_lm.index.member import NO_VECTORS, Window, steps_of, vectors_of
 from atlas_lm.index.shares import Divisible, Movable, Share, search_share
@@ -172,7 +172,8 @@ class PartedIndex:
             found = search_share(share, query, chosen, topk, pairs, mask)
             scores.append(found[0].to(self.device))
             rows.append(found[1].to(self.device))
-        return _merged(torch.cat(scores, dim=1), torch.cat(rows, dim=1), topk)
+        best, its_rows = sort_found(torch.cat(scores, dim=1), torch.cat(rows, dim=1))
+        return SearchResult(best[:, :topk].contiguous(), its_rows[:, :topk])
 
     def update_(
         self,
@@ -282,12 +283,3 @@ def _cut(part: Index, rows: range) -> Index:
     if len(rows) == len(part):
         return part
     return part.share(rows) if isinstance(part, Divisible) else Window(part, rows)
-
-
-def _merged(
-    scores: Float[Tensor, "bsz found"], rows: Int64[Tensor, "bsz found"], topk: int
-) -> SearchResult:
-    """Return the best of all parts: higher score first, then lower row."""
-    rows, by_row = rows.sort(dim=1)
-    scores, best = scores.gather(1, by_row).sort(dim=1, descending=True, stable=True)
-    return SearchResult(scores[:, :topk].contiguous(), rows.gather(1, best[:, :topk]))

@@ -22,9 +22,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index.base import Index
-from atlas_lm.index.exact import check_queries, excluded_pairs
+from atlas_lm.index.exact import check_queries, excluded_pairs, sort_found
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.flat import FlatIndex
+from atlas_lm.index.member import steps_of
 from atlas_lm.index.opening import open_index
 from atlas_lm.index.parted import Updatable
 from atlas_lm.index.shares import (
@@ -218,9 +219,7 @@ class ShardedIndex:
     def _whole(self, local: FlatIndex, scratch: Path) -> FlatIndex | None:
         """Return the whole index on process 0, its vectors in a file in ``scratch``. Collective."""
         counts = distributed.gather_numbers([len(self.rows)])[:, 0].tolist()
-        steps = local.row_steps
-        if steps is None:
-            steps = torch.full((len(self.rows),), local.step, dtype=torch.int32)
+        steps = steps_of(local)
         encoder = torch.frombuffer(bytearray(local.fingerprint.encoder.encode()), dtype=torch.uint8)
         all_steps, encoders = distributed.gather(steps), distributed.gather(encoder)
         room = None
@@ -319,8 +318,8 @@ class ShardedIndex:
             else part
             for part in found
         )
-        scores, best = torch.sort(scores, dim=1, descending=True, stable=True)
-        return SearchResult(scores[:, :topk], rows.gather(1, best)[:, :topk])
+        scores, rows = sort_found(scores, rows)
+        return SearchResult(scores[:, :topk], rows[:, :topk])
 
 
 def open_sharded(

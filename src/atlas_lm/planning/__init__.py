@@ -1,7 +1,7 @@
 """What a run will need of memory, disk and time, before anything starts."""
 
+from atlas_lm.index.size import IndexSize, index_size
 from atlas_lm.planning.advice import Change, Plan, Shortage, make_plan
-from atlas_lm.planning.index_size import IndexSize, index_size
 from atlas_lm.planning.machine import Machine, this_machine
 from atlas_lm.planning.models import PlannedModel, known_names, planned_model
 from atlas_lm.planning.request import PlanRequest, parse_bytes, parse_count

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from atlas_lm.index.size import ROW_OF_STORE, WIDTH, IndexSize, index_size
 from atlas_lm.planning import work
 from atlas_lm.planning.counting import parameter_bytes
-from atlas_lm.planning.index_size import ROW_OF_STORE, WIDTH, IndexSize, index_size
 from atlas_lm.planning.machine import Machine
 from atlas_lm.planning.models import PlannedModel
 from atlas_lm.planning.request import PlanRequest

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atlas_lm.index import FlatIndex
 from atlas_lm.index.files import MIXED, Fingerprint
+from atlas_lm.index.member import steps_of
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.staleness.refresh import PASSAGES_AT_A_TIME, Corpus, embed_rows
 from atlas_lm.types import Passage
@@ -59,9 +60,7 @@ class LiveIndex:
     @property
     def row_steps(self) -> Int32[Tensor, " n"]:
         """The retriever's step of every row's vector."""
-        if self.index.row_steps is None:
-            return torch.full((len(self),), self.index.step, dtype=torch.int32)
-        return self.index.row_steps
+        return steps_of(self.index)
 
     def mean_age(self, step: int) -> float:
         """Return how many steps ago the vectors were made, on average over the rows."""

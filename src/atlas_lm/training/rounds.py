@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor
 from atlas_lm.runtime.logs import track
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.optim import HalfOptimizer
-from atlas_lm.training.update import Trainable
+from atlas_lm.training.update import Trainable, autocast
 from atlas_lm.types import Measured, Passage, ReaderSignals
 
 
@@ -122,9 +122,8 @@ def _accumulate(
 ) -> dict[str, float]:
     """Add the gradient of the summed loss; return what is logged, as sums over queries."""
     sums: dict[str, float] = defaultdict(float)
-    device = next(model.retriever.parameters()).device
     for measured in group:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(model.retriever, config):
             total, metrics = model.retriever_loss(measured)
         torch.autograd.backward(total)
         sums["retriever_loss"] += total.item()
@@ -144,8 +143,7 @@ def _shuffled(memory: SignalMemory, config: TrainingConfig, epoch: int) -> list[
 
 
 def _passage_facts(passage: Passage) -> dict[str, str]:
-    facts = asdict(passage)
-    return {name: facts[name] for name in ("id", "text", "title", "section")}
+    return {name: getattr(passage, name) for name in ("id", "text", "title", "section")}
 
 
 def _signal_tensors(signals: ReaderSignals) -> dict[str, Tensor]:

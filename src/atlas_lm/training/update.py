@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.optim import HalfOptimizer
@@ -142,17 +142,17 @@ def update(
     model.reader.train()
     if model.retriever is not None:
         model.retriever.train()
+    gathers = train_retriever and config.signal_round > 1
     tally = _Tally()
     for batch in micro_batches:
-        with _autocast(model, config):
-            if train_retriever and config.signal_round > 1:
+        with autocast(model.reader, config):
+            if gathers:
                 losses = model.measure(batch)
             else:
                 losses = model.losses(batch, train_retriever=train_retriever)
         tally.add(batch, losses)
         if not _backward(losses):
             return _skip(optimizers, tally, [batch])
-    gathers = config.signal_round > 1
     trained = _trained(optimizers, train_retriever and not gathers)
     optimizers.reader.scale_gradients(config.reader_loss_weight / max(tally.tokens, 1))
     if "retriever" in trained:
@@ -169,8 +169,9 @@ def update(
     )
 
 
-def _autocast(model: Trainable, config: TrainingConfig) -> torch.autocast:
-    device = next(model.reader.parameters()).device
+def autocast(half: nn.Module, config: TrainingConfig) -> torch.autocast:
+    """Return the autocast that the run's precision asks for, on the device of ``half``."""
+    device = next(half.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
 
 

@@ -7,9 +7,8 @@ import torch
 
 from atlas_lm.index import build
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.size import ROW_OF_STORE, default_lists, index_size
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.planning import index_size
-from atlas_lm.planning.index_size import ROW_OF_STORE, default_lists
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
 
