@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -42,7 +42,24 @@ class Example:
     gold_passage_ids: frozenset[str] = frozenset()
     passages: tuple[Passage, ...] | None = None
     """Given passages from the data file; None where the file gives none."""
+    choices: tuple[str, ...] = ()
+    """Targets to choose among; empty where the answer is free."""
+    options: tuple[str, ...] = ()
+    """The answer that each of ``choices`` stands for; two may be equal."""
+    sought: str = ""
+    """What the retriever is asked where that is not ``query``; see `retriever_query`."""
+    overlap: int = 0
+    """A passage that shares a run of so many words with the target is not shown; 0: any may be."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def retriever_query(self) -> str:
+        """What the retriever is asked."""
+        return self.sought or self.query
+
+    def renamed(self, id: str) -> Example:
+        """Return the same example under another id."""
+        return replace(self, id=id)
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,11 @@ class Batch:
     def query(self) -> list[str]:
         """The queries, in order."""
         return [example.query for example in self.examples]
+
+    @property
+    def retriever_query(self) -> list[str]:
+        """What the retriever is asked, in order."""
+        return [example.retriever_query for example in self.examples]
 
     @property
     def target(self) -> list[str]:

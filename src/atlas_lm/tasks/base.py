@@ -68,6 +68,15 @@ class Task(ABC):
             InputError: a field is missing or has the wrong type.
         """
 
+    @property
+    def draws(self) -> int:
+        """How many variants of a row are trained on; see `variant`."""
+        return 1
+
+    def variant(self, example: Example, draw: int) -> Example:
+        """Return variant ``draw`` of an example, from 0 to ``draws - 1``, always the same."""
+        return example
+
     def ask(self, text: str, *, id: str = "1") -> Example:
         """Return an example that asks ``text``, in the task's wording, without answers.
 

@@ -73,7 +73,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path}: {what}; give a data file with one JSON object a line")
     line = 0
     for line, content in _lines(path):
-        yield line, _parse(content, place=f"{path}:{line}", first=line == 1)
+        yield line, parse_row(content, place=f"{path}:{line}", first=line == 1)
     if line == 0:
         raise InputError(f"{path}: the file is empty; expected one JSON object a line")
 
@@ -81,15 +81,21 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line, content in enumerate(file, start=1):
-                yield line, content.removeprefix(_BYTE_ORDER_MARK) if line == 1 else content
+            yield from enumerate(file, start=1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(
             f"{path}: not a whole gzip file ({error}); compress it again or drop the .gz ending"
         ) from error
 
 
-def _parse(content: bytes, *, place: str, first: bool) -> dict[str, Any]:
+def parse_row(content: bytes, *, place: str, first: bool) -> dict[str, Any]:
+    """Return the JSON object on a line; ``first`` says whether it is the first of its file.
+
+    Raises:
+        InputError: the line is blank or something else.
+    """
+    if first:
+        content = content.removeprefix(_BYTE_ORDER_MARK)
     if not content.strip():
         raise InputError(f"{place}: blank line; remove it, every line must be one JSON object")
     try:
