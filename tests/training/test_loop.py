@@ -163,6 +163,7 @@ def test_the_options_are_these():
         "evaluate_every",
         "save_every",
         "keep_last",
+        "best_metric",
         "gradient_checkpointing_reader",
         "gradient_checkpointing_retriever",
         "dropout",

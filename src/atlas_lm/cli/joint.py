@@ -26,6 +26,7 @@ from atlas_lm.staleness import (
 from atlas_lm.staleness.process import ProcessLauncher
 from atlas_lm.tasks import TaskConfig, find_task, load_examples, sample_shots, with_wording
 from atlas_lm.training import Checkpoints, Outcome, RunLog, new_state, train
+from atlas_lm.training.lock import run_lock
 from atlas_lm.types import Example
 
 START_INDEX = "index-start"
@@ -115,7 +116,23 @@ def run_joint(
 
     The run directory holds ``recipe.toml`` (resolved), ``metrics.jsonl`` and ``checkpoints/``.
     A run that is stopped saves a checkpoint and no model.
+
+    Raises:
+        InputError: another run is at work in ``out``, or an earlier one was and is not resumed.
     """
+    with run_lock(out):
+        return _run_locked(atlas, config, examples, validation, out, resume, tensorboard)
+
+
+def _run_locked(
+    atlas: Atlas,
+    config: RunConfig,
+    examples: list[Example],
+    validation: list[Example],
+    out: Path,
+    resume: bool,
+    tensorboard: bool,
+) -> Outcome:
     checkpoints = Checkpoints(
         out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
     )

@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from atlas_lm.index.files import MANIFEST, read_manifest
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.locks import try_lock
 
 OURS = re.compile(
     r"\.?(embeddings|passages(-\d+)?)(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?"
@@ -130,7 +130,7 @@ def writing(directory: str | Path) -> Iterator[None]:
     directory = Path(directory).resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
     path = directory.with_name(f".{directory.name}.writing")
-    file = _locked(path)
+    file = try_lock(path)
     if file is None:
         raise InputError(
             f"{directory}: another process is writing this index; wait until it is done "
@@ -141,24 +141,3 @@ def writing(directory: str | Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         file.close()
-
-
-def _locked(path: Path) -> BinaryIO | None:
-    """Return the lock file, locked; None where somebody else holds it."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX: writers must be kept apart by hand
-        return open(path, "ab")
-    while True:
-        file = open(path, "ab")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino
-        except BlockingIOError:
-            file.close()
-            return None
-        except FileNotFoundError:
-            ours = False
-        if ours:
-            return file
-        file.close()  # its last owner removed it between our opening and locking it

@@ -3,13 +3,13 @@
 A checkpoint is the directory ``step-00000120`` with ``model.safetensors``,
 ``optimizer.safetensors``, ``random.safetensors``, ``index.safetensors`` (only once the index has
 been refreshed), ``background.safetensors`` (the encoder of a refresh under way) and
-``state.json``: step, data position, generators, freshness, configuration, file sizes.
+``state.json``: step, data position, generators, freshness, configuration, and size and SHA-256 of
+every file. A damaged newest checkpoint is noticed, set aside, and the one before it is taken.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,10 +24,11 @@ from torch import Tensor
 from atlas_lm.runtime.errors import DiskFullError, InputError
 from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import warn
+from atlas_lm.training.intact import STATE, DamagedError, read_facts, write_facts
 from atlas_lm.training.state import TrainState
 
-FORMAT_VERSION = 2
-MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last")
+FORMAT_VERSION = 3
+MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last", "best_metric")
 """Options of ``training`` that decide nothing about the weights."""
 
 
@@ -46,7 +47,7 @@ class Checkpoints:
         self.path = Path(path)
         self.config = dict(config or {})
         self.keep_last = keep_last
-        self._index_file: tuple[int, Path] | None = None
+        self._index_file: tuple[int, Path, str] | None = None
         for leftover in self.path.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -63,6 +64,21 @@ class Checkpoints:
         if not (found := self.all()):
             raise InputError(f"{self.path}: no checkpoint to resume from; train without --resume")
         return found[-1]
+
+    def best(self) -> Path:
+        """Return the checkpoint that was best by ``training.best_metric``.
+
+        Raises:
+            InputError: the run has none, or it is gone.
+        """
+        found = read_json(self.latest() / STATE, what="a training checkpoint").get("best")
+        path = self.path / _name(found["step"]) if found else None
+        if path is None or not path.is_dir():
+            raise InputError(
+                f"{self.path}: no best checkpoint; set training.best_metric, such as exact_match "
+                "or -reader_loss, and training.evaluate_every, or take the newest checkpoint"
+            )
+        return path
 
     def require_none(self) -> None:
         """Refuse to start a new run over an old one.
@@ -82,7 +98,7 @@ class Checkpoints:
         Raises:
             InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
         """
-        path = self.path / f"step-{state.step:08d}"
+        path = self.path / _name(state.step)
         files = state.tensors()
         linked = self._linkable_index(state)
         needed = sum(
@@ -102,41 +118,62 @@ class Checkpoints:
                         _link(linked, target)
                     else:
                         save_file(_contiguous(tensors), target)
-                _write_facts(temporary, state, self.config)
-        if "index" in files:
-            self._index_file = (state.freshness.version, path / "index.safetensors")
-        self._remove_old()
+                known = {linked.name: self._index_file[2]} if linked and self._index_file else {}
+                facts = {
+                    "format_version": FORMAT_VERSION,
+                    **state.facts(),
+                    "config": self.config,
+                }
+                digests = write_facts(temporary, facts, known)
+        self._note_index(state, path, digests)
+        self._remove_old(state)
         return path
 
     def load(self, state: TrainState, path: str | Path | None = None) -> Path:
         """Make ``state`` the one saved at ``path``, or the newest; return where it came from.
 
-        Options that differ from the saved run's are named in a warning.
+        Where the newest is damaged, that is said, it is set aside as ``damaged-step-...``, and the
+        one before it is taken. Options that differ from the saved run's are named in a warning.
 
         Raises:
-            InputError: nothing is there, a file is missing or cut short, or the model, the data
-                or the index is another one.
+            InputError: nothing is there, no checkpoint is whole (or not the one at ``path``), or
+                the model, the data or the index is another one.
         """
-        path = Path(path) if path is not None else self.latest()
-        facts = read_json(path / "state.json", what="a training checkpoint")
-        if facts.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{path}: checkpoint format {facts.get('format_version')} is not "
-                f"{FORMAT_VERSION}, the one that this version reads"
-            )
-        for name, size in facts["files"].items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != size:
-                raise InputError(
-                    f"{file}: missing or cut short ({size} bytes expected); "
-                    "resume from an older checkpoint"
-                )
+        if path is not None:
+            path = Path(path)
+            facts = read_facts(path, format_version=FORMAT_VERSION)
+        else:
+            path, facts = self._newest_whole()
         tensors = {Path(name).stem: load_file(path / name) for name in facts["files"]}
         _warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
-        if "index" in tensors:
-            self._index_file = (state.freshness.version, path / "index.safetensors")
+        self._note_index(state, path, facts["checksums"])
         return path
+
+    def _newest_whole(self) -> tuple[Path, dict[str, Any]]:
+        """Return the newest checkpoint that is whole and its facts; set damaged ones aside."""
+        self.latest()
+        damaged: dict[Path, DamagedError] = {}
+        for path in reversed(self.all()):
+            try:
+                facts = read_facts(path, format_version=FORMAT_VERSION)
+            except DamagedError as error:
+                damaged[path] = error
+                continue
+            for bad, error in damaged.items():
+                warn(f"{error}; the checkpoint is set aside and {path.name} is taken instead")
+                os.replace(bad, _free_name(bad.with_name(f"damaged-{bad.name}")))
+            return path, facts
+        newest, error = next(iter(damaged.items()))
+        raise DamagedError(
+            f"{error}; no checkpoint before {newest.name} is whole either: train anew in another "
+            "directory"
+        ) from error
+
+    def _note_index(self, state: TrainState, path: Path, digests: Mapping[str, str]) -> None:
+        """Remember the file of the index's vectors: the next checkpoint may link it."""
+        if (name := "index.safetensors") in digests:
+            self._index_file = (state.freshness.version, path / name, digests[name])
 
     def _linkable_index(self, state: TrainState) -> Path | None:
         """Return an index file written earlier with these very vectors: big files are linked."""
@@ -144,22 +181,24 @@ class Checkpoints:
             return None
         return self._index_file[1] if self._index_file[1].is_file() else None
 
-    def _remove_old(self) -> None:
+    def _remove_old(self, state: TrainState) -> None:
+        best = state.best.step if state.best else None
         for old in self.all()[: -self.keep_last]:
+            if best is not None and old.name == _name(best):
+                continue
             hidden = old.with_name(f".{old.name}.old")
             os.replace(old, hidden)
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _write_facts(path: Path, state: TrainState, config: Mapping[str, Any]) -> None:
-    files = {file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))}
-    facts = {
-        "format_version": FORMAT_VERSION,
-        **state.facts(),
-        "files": files,
-        "config": config,
-    }
-    (path / "state.json").write_text(json.dumps(facts, ensure_ascii=False), "utf-8")
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _free_name(path: Path) -> Path:
+    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that is not taken."""
+    names = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
+    return next(free for free in (path, *names) if not free.exists())
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

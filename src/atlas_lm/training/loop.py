@@ -84,9 +84,14 @@ def train(
             last = state.step == cfg.total_steps
             if last or every(cfg.log_every, state.step):
                 log(state.step, done.metrics | describe(state, monitor))
+            due = every(cfg.save_every, state.step)
             if evaluate and (last or every(cfg.evaluate_every, state.step)):
-                log(state.step, evaluate())
-            if every(cfg.save_every, state.step) and not (last or stop.asked):
+                measured = evaluate()
+                log(state.step, measured)
+                due |= is_best(state, cfg, done.metrics | measured)
+            elif not evaluate and due:
+                is_best(state, cfg, done.metrics)
+            if due and not (last or stop.asked):
                 checkpoints.save(state)
         path = checkpoints.save(state)
     finished = state.step >= cfg.total_steps
@@ -98,6 +103,15 @@ def train(
 def every(period: int, step: int) -> bool:
     """Return whether ``step`` is a multiple of ``period``; a period of 0 never comes round."""
     return period > 0 and step % period == 0
+
+
+def is_best(state: TrainState, cfg: TrainingConfig, metrics: Metrics) -> bool:
+    """Return whether this step is the best so far by the run's metric; without one, False.
+
+    Looked at after every evaluation; where nothing is evaluated, at every checkpoint. A skipped
+    update, which measures nothing, is never the best.
+    """
+    return bool(cfg.best_metric and metrics) and state.note(cfg.best_metric, metrics)
 
 
 def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:

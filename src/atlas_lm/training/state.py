@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.seeds import seed_everything
 from atlas_lm.staleness import AlwaysFresh, Freshness
 from atlas_lm.training.batches import Batches
@@ -19,6 +20,21 @@ from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.rounds import SignalMemory
 from atlas_lm.training.update import Optimizers, Trainable, make_optimizers
 from atlas_lm.types import Example
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best step so far by one metric."""
+
+    metric: str
+    """As in ``training.best_metric``: a leading minus where less is better."""
+    value: float
+    """The metric's own value, without that sign."""
+    step: int
+
+    def is_beaten_by(self, value: float) -> bool:
+        """Return whether a later value of the metric is better; equal is not."""
+        return value < self.value if self.metric.startswith("-") else value > self.value
 
 
 @dataclass
@@ -38,6 +54,30 @@ class TrainState:
     """Updates skipped because a loss or gradient was not finite."""
     skipped_in_row: int = 0
     """Of these, the ones since the last good update."""
+    best: Best | None = None
+    """The best step by the run's metric; None where there is no metric or no value yet."""
+
+    def note(self, metric: str, metrics: Mapping[str, float]) -> bool:
+        """Return whether this step is the best so far by ``metric``, and remember it if so.
+
+        ``metric`` is a name, with a leading minus where less is better; a value that is not finite
+        is never the best.
+
+        Raises:
+            InputError: nothing of that name was measured.
+        """
+        name = metric.removeprefix("-")
+        if name not in metrics:
+            raise InputError(
+                f"training.best_metric={metric!r}: not measured{did_you_mean(name, metrics)}; "
+                f"there are {', '.join(sorted(metrics))}"
+            )
+        value = float(metrics[name])
+        known = self.best if self.best and self.best.metric == metric else None
+        if not math.isfinite(value) or (known and not known.is_beaten_by(value)):
+            return False
+        self.best = Best(metric, value, self.step)
+        return True
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -55,6 +95,7 @@ class TrainState:
             "freshness": self.freshness.facts(),
             "signals": self.signals.facts(),
             "random": random_facts(),
+            "best": asdict(self.best) if self.best else None,
         }
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -88,6 +129,7 @@ class TrainState:
         self.signals.restore(facts["signals"], tensors)
         for name in ("step", "skipped", "skipped_in_row"):
             setattr(self, name, facts[name])
+        self.best = Best(**facts["best"]) if facts["best"] else None
         restore_random(facts["random"], tensors["random"])
 
 
