@@ -75,8 +75,12 @@ def test_an_index_through_its_life(index, encoder, tmp_path, capsys):
     assert report["still_in"] == []
     assert said(capsys, "index", "info", index)["passages"] == 11
     assert said(capsys, "index", "verify", index)["sound"]
-    for words in (["info"], ["verify"], ["compact"]):
-        assert main(["index", *words, str(index)]) == 0
+    report = said(capsys, "index", "refresh", index, *encoder, "--step", 30)
+    assert (report["live"], report["removed"]) == (11, 0)
+    assert said(capsys, "index", "info", index)["steps"] == {"30": 1.0}
+    assert said(capsys, "index", "verify", index, *encoder)["sound"]
+    for words in (["info"], ["verify"], ["compact"], ["refresh", *encoder]):
+        assert main(["index", words[0], str(index), *map(str, words[1:])]) == 0
 
 
 def test_what_compaction_says(passages, encoder, tmp_path, capsys):
@@ -176,7 +180,17 @@ def test_a_kind_is_chosen_for_the_memory(passages, encoder, tmp_path, capsys):
 
 
 def test_help_shows_an_example(capsys):
-    for verb in ("build", "stack", "add", "update", "delete", "compact", "info", "verify"):
+    for verb in (
+        "build",
+        "stack",
+        "add",
+        "update",
+        "delete",
+        "compact",
+        "refresh",
+        "info",
+        "verify",
+    ):
         with pytest.raises(SystemExit) as stop:
             main(["index", verb, "--help"])
         assert stop.value.code == 0

@@ -27,6 +27,7 @@ from atlas_lm.index import (
     delete,
     open_index,
     read_manifest,
+    refresh,
     update,
 )
 from atlas_lm.index.directory import named
@@ -77,6 +78,10 @@ def _update(path: Path) -> None:
     update(path, more, embed, fingerprint=ENCODER, passages_at_a_time=4)
 
 
+def _refresh(path: Path) -> None:
+    refresh(path, lambda passages: -embed(passages), fingerprint=make_fingerprint(encoder="e2"))
+
+
 OPERATIONS: dict[str, Callable[[Path], object]] = {
     "build": _build,
     "recode": _recode,
@@ -84,12 +89,14 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
     "update": _update,
     "delete": lambda path: delete(path, ["p1", "p2", "q5"]),
     "compact": compact,
+    "refresh": _refresh,
 }
 AGAIN_IS_REFUSED = {"add", "delete"}
 
 
 def main(operation: str, base: Path, count: int) -> None:
     torch.set_num_threads(1)
+    sys.modules[refresh.__module__].PASSAGES_AT_A_TIME = 8  # type: ignore[attr-defined]
     index = prepared(base)
     before = answer(index)
     done = base / "done"

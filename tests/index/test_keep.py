@@ -21,6 +21,7 @@ from atlas_lm.index import (
     directory,
     open_index,
     read_manifest,
+    refresh,
     update,
 )
 from atlas_lm.index import add as add_function
@@ -105,6 +106,41 @@ def test_a_long_life(base, tmp_path, more):
     holds(base, texts | {"z": "last"})
     assert compact(base).parts == 1
     holds(base, texts | {"z": "last"})
+
+
+def test_refresh_embeds_live_passages_with_another_encoder_and_merges(base, more):
+    add(base, more, embed, fingerprint=ENCODER)
+    delete(base, ["p1"])
+    live = [f"p{row}" for row in range(30) if row != 1] + list(MORE)
+    other = make_fingerprint(encoder="e2")
+    report = refresh(base, lambda passages: -embed(passages), fingerprint=other, step=7)
+    assert (report.live, report.parts) == (len(live), 1)
+    manifest = read_manifest(base)
+    assert (manifest.fingerprint.encoder, manifest.step, manifest.parts) == ("e2", 7, ())
+    index, store = open_index(base, verify=True)
+    passages = store.passages(range(len(store)))
+    assert [passage.id for passage in passages] == live
+    assert torch.equal(index.embeddings, -embed(passages))
+
+
+def test_refresh_goes_on_after_an_interruption(base, monkeypatch):
+    monkeypatch.setattr(sys.modules[refresh.__module__], "PASSAGES_AT_A_TIME", 4)
+    seen = []
+
+    def stops(passages):
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        seen.extend(passage.id for passage in passages)
+        return -embed(passages)
+
+    other = make_fingerprint(encoder="e2")
+    with pytest.raises(KeyboardInterrupt):
+        refresh(base, stops, fingerprint=other)
+    assert read_manifest(base).fingerprint.encoder == ENCODER.encoder
+    rest = []
+    refresh(base, lambda p: rest.extend(one.id for one in p) or -embed(p), fingerprint=other)
+    assert seen + rest == list(BASE)
+    assert read_manifest(base).fingerprint.encoder == "e2"
 
 
 def test_compaction_leaves_neither_text_nor_vector(base, tmp_path, more, copies, cache):

@@ -13,7 +13,9 @@ TRIALS = 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["build", "recode", "add", "update", "delete", "compact"])
+@pytest.mark.parametrize(
+    "operation", ["build", "recode", "add", "update", "delete", "compact", "refresh"]
+)
 def test_a_writer_killed_at_any_instant_leaves_the_old_or_the_new(tmp_path, operation):
     command = [sys.executable, "-m", "tests.index.killing", operation, str(tmp_path), str(TRIALS)]
     path = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

@@ -1,4 +1,4 @@
-"""``atlas-lm index add``, ``update``, ``delete`` and ``compact``."""
+"""``atlas-lm index add``, ``update``, ``delete``, ``compact``, ``refresh``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from atlas_lm.cli.index_build import (
     embedder,
     warn_of_truncation,
 )
-from atlas_lm.index import Change, Fingerprint, add, compact, delete
+from atlas_lm.index import Change, Compacted, Fingerprint, add, compact, delete, refresh
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 
@@ -58,6 +58,18 @@ def add_verbs(verbs: Any) -> None:
     )
     compacting.add_argument("index", metavar="DIR")
     add_encoder_arguments(compacting)
+    refreshing = add_verb(
+        verbs,
+        "refresh",
+        _refresh,
+        "embed every passage anew, with the encoder as it is now or with another one",
+        "atlas-lm index refresh wiki.idx --model runs/mine/model",
+    )
+    refreshing.add_argument("index", metavar="DIR")
+    refreshing.add_argument(
+        "--step", type=int, default=0, metavar="N", help="training step of the encoder, for info"
+    )
+    add_encoder_arguments(refreshing)
 
 
 def _add(args: argparse.Namespace, *, replace: bool = False) -> int:
@@ -114,6 +126,20 @@ def _compact(args: argparse.Namespace) -> int:
         retriever, embed, _ = embedder(args)
         fingerprint = Fingerprint(**retriever.fingerprint(""))
     report = compact(args.index, embed=embed, fingerprint=fingerprint)
+    return _say_compact(args, report)
+
+
+def _refresh(args: argparse.Namespace) -> int:
+    retriever, embed, truncated = embedder(args)
+    fingerprint = Fingerprint(**retriever.fingerprint(""))
+    report = refresh(args.index, embed, fingerprint=fingerprint, step=args.step)
+    warn_of_truncation(retriever, truncated)
+    if not args.json:
+        notice(f"{args.index}: {report.live:,} passages embedded anew")
+    return _say_compact(args, report)
+
+
+def _say_compact(args: argparse.Namespace, report: Compacted) -> int:
     if args.json:
         still_in = [str(path) for path in report.still_in]
         print_json({"index": args.index, **dataclasses.asdict(report), "still_in": still_in})

@@ -2,7 +2,7 @@
 
 from atlas_lm.index.base import Index
 from atlas_lm.index.build import build
-from atlas_lm.index.compact import Compacted, compact
+from atlas_lm.index.compact import Compacted, compact, refresh
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.keep import Change, add, delete, update
@@ -26,5 +26,6 @@ __all__ = [
     "delete",
     "open_index",
     "read_manifest",
+    "refresh",
     "update",
 ]

@@ -1,4 +1,4 @@
-"""One index of the live rows, in the place of parts and dead rows.
+"""One index of the live rows, in the place of parts and dead rows; with another encoder if asked.
 
 Afterwards neither the text nor the vector of a deleted passage is left in the directory or in the
 cache: their files are removed (not overwritten). Passage files that belong to the user are not
@@ -44,6 +44,8 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
 
 ROWS_AT_A_TIME = 65_536
+PASSAGES_AT_A_TIME = 4096
+"""Passages handed to the encoder at once; the work lost by a kill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +90,52 @@ def compact(
     with writing(path):
         manifest = writable_manifest(path)
         before = directory_bytes(path)
-        report = Compacted(
-            live=manifest.live,
-            removed=manifest.deleted,
-            parts=len(manifest.parts),
-            bytes_before=before,
-            bytes_after=before,
-        )
+        still_in: tuple[Path, ...] = ()
         if manifest.parts or manifest.deleted:
             if fingerprint is not None:
                 manifest.fingerprint.check(fingerprint, ignore={"corpus"})
             _require_vectors(path, manifest, embed)
-            report = dataclasses.replace(report, still_in=_compacted(path, manifest, embed))
-        _remove_partials(path)
-        return dataclasses.replace(report, bytes_after=directory_bytes(path))
+            still_in = _rewritten(path, manifest, embed, manifest.fingerprint, manifest.step)
+        return _report(path, manifest, before, still_in)
+
+
+def refresh(
+    path: str | Path, embed: Embed, *, fingerprint: Fingerprint, step: int = 0
+) -> Compacted:
+    """Embed every live passage with another encoder; the index is then compact and that encoder's.
+
+    The index answers with the old vectors until all new ones are there. Killed on the way, it goes
+    on where it stopped when it is called again.
+
+    Args:
+        path: the index directory.
+        embed: passages to vectors, by the encoder the index is to be for.
+        fingerprint: what this encoder's vectors depend on; its corpus does not matter.
+        step: the training step of that encoder.
+
+    Raises:
+        InputError: a file is missing or damaged, an embedding is not finite, the index is being
+            written, or the disk is full.
+    """
+    path = Path(path).resolve()
+    with writing(path):
+        manifest = writable_manifest(path)
+        before = directory_bytes(path)
+        still_in = _rewritten(path, manifest, embed, fingerprint, step)
+        return _report(path, manifest, before, still_in)
+
+
+def _report(path: Path, manifest: Manifest, before: int, still_in: tuple[Path, ...]) -> Compacted:
+    """Remove what unfinished additions left; return what was done to the index of ``manifest``."""
+    _remove_partials(path)
+    return Compacted(
+        live=manifest.live,
+        removed=manifest.deleted,
+        parts=len(manifest.parts),
+        bytes_before=before,
+        bytes_after=directory_bytes(path),
+        still_in=still_in,
+    )
 
 
 def directory_bytes(path: Path) -> int:
@@ -109,7 +143,9 @@ def directory_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Path, ...]:
+def _rewritten(
+    path: Path, manifest: Manifest, embed: Embed | None, encoder: Fingerprint, step: int
+) -> tuple[Path, ...]:
     """Write the new index; return the user's files that hold deleted text."""
     dead = deleted_rows(path, manifest)
     files = passage_paths(path, manifest)
@@ -117,8 +153,8 @@ def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Pat
     own = [file for file in old.plain_paths if path in file.parents]
     passages, copied = _live_passages(path, manifest, old, dead)
     store = PassageStore.open([Path(file.absolute) for file in passages.files], check=False)
-    fingerprint = dataclasses.replace(manifest.fingerprint, corpus=store.fingerprint)
-    partial = Partial(path, fingerprint, manifest.dtype, manifest.step)
+    fingerprint = dataclasses.replace(encoder, corpus=store.fingerprint)
+    partial = Partial(path, fingerprint, manifest.dtype, step)
     arrays: dict[str, ArraySource] = {}
     if embed is None:
         alive = np.ones(manifest.rows, np.bool_)
@@ -127,7 +163,7 @@ def _compacted(path: Path, manifest: Manifest, embed: Embed | None) -> tuple[Pat
         partial.write(_live_vectors(path, manifest, live), len(live))
         arrays = _steps(path, live)
     else:
-        partial.embed_rest(store, embed, 4096)
+        partial.embed_rest(store, embed, PASSAGES_AT_A_TIME)
     settings = dataclasses.replace(_settings(path, manifest), collection="")
     partial.publish(store, settings, passages=passages, copy_passages=copied, arrays=arrays)
     store.close()
