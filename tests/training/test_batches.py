@@ -1,7 +1,12 @@
+from collections.abc import Sequence
+
 import pytest
 
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.distributed import World
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.training import batches
+from atlas_lm.training.batches import parts
 from atlas_lm.types import Example
 
 
@@ -58,3 +63,62 @@ def test_other_examples_are_refused():
 def test_no_examples_is_an_error_not_an_endless_loop():
     with pytest.raises(InputError, match="no training examples"):
         batches([], bsz=3, seed=1)
+
+
+class Lazy(Sequence):
+    """Counts what is read of it."""
+
+    digest = "given"
+
+    def __init__(self, n):
+        self.n, self.read = n, []
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, place):
+        self.read.append(place)
+        return Example(f"e{place}", "", "")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 20])
+@pytest.mark.parametrize(("bsz", "count"), [(4, 1), (4, 3), (3, 2), (1, 5)])
+def test_processes_share_an_update_without_dropping_or_repeating(size, bsz, count):
+    shares = [parts(count, bsz, World(rank=rank, size=size)) for rank in range(size)]
+    assert len({len(share) for share in shares}) == 1
+    assert [n for share in shares for part in share for n in part.places] == [*range(bsz * count)]
+    for share in shares:
+        assert len(share) <= 2 * count
+        for part in share:
+            assert len(part.places) <= bsz
+            assert {place // bsz for place in part.places} <= {part.batch}
+
+
+def test_alone_every_batch_is_whole():
+    assert [part.places for part in parts(2, 4, World())] == [range(4), range(4, 8)]
+
+
+@pytest.mark.parametrize("sizes", [(2,), (3,), (2, 3, 1)])
+def test_the_sequence_of_examples_is_the_same_on_any_number_of_processes(monkeypatch, sizes):
+    """Also where a run goes on with more or fewer of them."""
+    expected = ids(batches(numbered(11), 4, 0), 12)
+    state = batches(numbered(11), 4, 0).state
+    seen = []
+    for step in range(6):
+        size = sizes[step % len(sizes)]
+        for rank in range(size):
+            monkeypatch.setattr(distributed, "world", lambda: World(rank=rank, size=size))  # noqa: B023
+            order = batches(numbered(11), 4, 0)
+            order.restore(state)
+            seen += ids(order, 2)
+        state = order.state
+    assert seen == expected
+
+
+def test_a_process_reads_its_own_examples_only(monkeypatch):
+    monkeypatch.setattr(distributed, "world", lambda: World(rank=1, size=2))
+    source = Lazy(3_000_000)
+    order = batches(source, 4, 0)
+    order.take(1)
+    assert order.state["digest"] == "given"
+    assert len(source.read) == 2

@@ -7,16 +7,26 @@ that says "collective" must be called by all processes, in the same order.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+import datetime
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.launched import Place, launched
+
+TIMEOUT = 1800.0
+"""Seconds that a process waits for the others before the run is given up."""
+
+
+class OtherProcessFailed(InputError):  # noqa: N818
+    """Another process of the run has failed or gone; the message says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +50,90 @@ class World:
 
 def world() -> World:
     """Return the world: of one process where none was started."""
-    if not _started():
+    if not is_started():
         return World()
     return World(rank=dist.get_rank(), size=dist.get_world_size())
 
 
-@contextmanager
-def process_group(device: torch.device | str = "cpu") -> Iterator[World]:
-    """Join the processes that ``torchrun`` started, and leave them at the end.
+def is_started() -> bool:
+    """Return whether this process has joined others, if only in a world of one."""
+    return dist.is_available() and dist.is_initialized()
 
-    Without ``torchrun`` this is a world of one and nothing is started. NCCL where ``device`` is a
-    CUDA device (the process takes the GPU of its local rank), gloo otherwise.
+
+@contextmanager
+def process_group(
+    device: torch.device | str = "cpu", *, timeout: float = TIMEOUT
+) -> Iterator[World]:
+    """Join the processes that ``torchrun`` or SLURM started, and leave them at the end.
+
+    Started by neither, this is a world of one and nothing is started. NCCL where ``device`` is a
+    CUDA device (the process takes the GPU of its local rank; gloo beside it for what lives on the
+    CPU), gloo otherwise. What ends one process ends all: those that wait for it raise, and say what
+    it said.
+
+    Args:
+        device: Where the work is done.
+        timeout: Seconds that a process waits for the others.
+
+    Raises:
+        OtherProcessFailed: another process has failed, or has gone without a word.
     """
-    if "WORLD_SIZE" not in os.environ or _started():
+    place = launched()
+    if place is None or is_started():
         yield world()
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+        torch.cuda.set_device(place.local_rank)
+    limit = datetime.timedelta(seconds=timeout)
+    place.export()
+    store, rank, size = next(dist.rendezvous("env://", place.rank, place.size, timeout=limit))
+    store.set_timeout(limit)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=dist.PrefixStore("process_group", store),
+        rank=rank,
+        world_size=size,
+        timeout=limit,
+    )
     try:
         yield world()
-    finally:
-        dist.destroy_process_group()
+    except Exception as error:
+        first = _first_cause(dist.PrefixStore("failure", store), place, error)
+        if first is None:
+            raise
+        raise OtherProcessFailed(first) from error
+    dist.destroy_process_group()
+
+
+def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
+    """Tell the others of this process's failure; return what another has said before it.
+
+    None where this process is the first to fail, and by itself.
+    """
+    lost = _is_lost_connection(error)
+    said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    own = json.dumps([place.rank, None if lost else said])
+    try:
+        store.set_timeout(datetime.timedelta(seconds=5))
+        rank, said = json.loads(store.compare_set("first", "", own))
+    except (RuntimeError, ValueError):  # the process that kept the store has gone
+        rank, said = place.rank, None
+    if not lost and rank == place.rank:
+        return None
+    if said is None:
+        return (
+            f"process {place.rank} of {place.size}: another process of the run has gone without a "
+            f"word (killed, or out of memory?), so this one stops too. What it saw: {error}"
+        )
+    return f"process {place.rank} of {place.size} stops: process {rank} failed with {said}"
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    if isinstance(error, dist.DistError):
+        return True
+    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Broken pipe")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def barrier() -> None:
@@ -138,6 +209,24 @@ def exchange(parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     return list(torch.split(received.to(place), list(counts)))
 
 
+def gather_json(value: Any) -> list[Any]:
+    """Return every process's ``value``, by rank, as JSON carries it. Collective."""
+    if world().size == 1:
+        return [json.loads(json.dumps(value))]
+    said = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    return [json.loads(bytes(part.tolist())) for part in gather(said)]
+
+
+def any_process(condition: bool) -> bool:
+    """Return whether the condition holds on any process. Collective."""
+    return bool(gather_numbers([condition]).any())
+
+
+def in_order_of_ranks(values: Iterable[str]) -> list[str]:
+    """Return the texts of all processes, those of process 0 first. Collective."""
+    return [value for part in gather_json(list(values)) for value in part]
+
+
 def agree(error: BaseException | None) -> None:
     """Raise on every process where one has failed, so that none waits for it. Collective.
 
@@ -169,12 +258,12 @@ def _as_bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def _started() -> bool:
-    return dist.is_available() and dist.is_initialized()
+def _only_on_gpus() -> bool:
+    return dist.get_backend() == "nccl"
 
 
 def _device() -> torch.device:
     """Where tensors must be to travel."""
-    if _started() and dist.get_backend() == "nccl":
+    if is_started() and _only_on_gpus():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

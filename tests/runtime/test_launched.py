@@ -1,0 +1,48 @@
+import pytest
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.launched import first_host, launched
+
+SLURM = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_NODELIST": "gpu[007-008]",
+}
+
+
+def test_nothing_means_alone():
+    assert launched({}) is None
+
+
+def test_torchrun_says_it_all():
+    env = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "MASTER_ADDR": "host"}
+    place = launched(env | {"MASTER_PORT": "29400"} | SLURM)
+    assert (place.rank, place.size, place.local_rank) == (2, 4, 0)
+    assert (place.address, place.port) == ("host", 29400)
+
+
+def test_a_step_of_srun_is_understood():
+    place = launched(SLURM)
+    assert (place.rank, place.size, place.local_rank) == (3, 4, 1)
+    assert (place.address, place.port) == ("gpu007", 23456)
+    assert launched(SLURM | {"MASTER_PORT": "4000", "MASTER_ADDR": "ten"}).address == "ten"
+
+
+def test_a_batch_script_or_a_single_task_is_alone():
+    assert launched({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None
+    assert launched(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [("a", "a"), ("a,b", "a"), ("n[3-7,9],x", "n3"), ("n[12],x", "n12"), ("n-1[001,4]", "n-1001")],
+)
+def test_the_first_host_of_a_list(nodes, host):
+    assert first_host(nodes) == host
+
+
+def test_a_missing_number_is_named():
+    with pytest.raises(InputError, match="WORLD_SIZE"):
+        launched({"RANK": "0", "WORLD_SIZE": "many"})
