@@ -15,6 +15,7 @@ from atlas_lm.index import FlatIndex, build, milvus, open_index
 from atlas_lm.index.coded import Facts
 from atlas_lm.index.milvus import DATABASE, MilvusIndex, server_filter
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
 
@@ -159,6 +160,33 @@ def test_built_saved_and_opened(tmp_path, store, embed, vectors, fingerprint):
     assert manifest["kind"] == "milvus"
     assert manifest["embeddings"] == ""
     assert manifest["settings"]["collection"].startswith("atlas_")
+
+
+def test_a_build_stores_what_filters_on_the_server_name(tmp_path):
+    needs_milvus()
+    file = tmp_path / "c.jsonl"
+    rows = [
+        {"id": f"p{n}", "text": f"t{n}", "title": f"T{n % 2}", "source": "hr" if n % 3 else "it"}
+        | ({"row": "mine", "tags": ["a", "b"]} if n == 4 else {})
+        for n in range(30)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store = PassageStore.open(file)
+    vectors = vectors_of(30)
+    index = build(
+        store,
+        lambda passages: torch.stack([vectors[int(passage.id[1:])] for passage in passages]),
+        tmp_path / "m.idx",
+        fingerprint=make_fingerprint(corpus=store.fingerprint),
+        settings=SETTINGS,
+    )
+    flat = FlatIndex(vectors, fingerprint=make_fingerprint())
+    query = vectors_of(2, seed=1)
+    allowed = torch.tensor([row["source"] == "it" and row["title"] == "T0" for row in rows])
+    found = index.search(query, 4, where='source == "it" and title == "T0"')
+    same(found, flat.search(query, 4, allowed_rows=allowed))
+    assert index.search(query, 1, where='id in ["p4"]').rows.flatten().tolist() == [4, 4]
+    index.close()
 
 
 def test_missing_rows_are_named(tmp_path, store, embed, fingerprint):

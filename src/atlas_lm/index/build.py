@@ -31,6 +31,7 @@ from atlas_lm.index.directory import (
 from atlas_lm.index.exact import check_dim, check_finite
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
 from atlas_lm.index.kinds import Encoded, encode
+from atlas_lm.index.milvus import described
 from atlas_lm.index.opening import load_vectors
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import (
@@ -265,7 +266,7 @@ class Partial:
             further["deleted"] = torch.from_numpy(hidden)
         with new_files(self.out, needed_bytes=0):
             vectors = map_rows(self.vectors, DTYPES[self.dtype], count, dim)
-            encoded = self._encoded(vectors, settings)
+            encoded = self._encoded(vectors, settings, store)
             target = self._linked() if settings.keeps_vectors else None
             manifest = finish(
                 self.out,
@@ -287,10 +288,18 @@ class Partial:
         shutil.rmtree(self.path)
         return manifest
 
-    def _encoded(self, vectors: Float[Tensor, "n dim"], settings: IndexSettings) -> Encoded:
+    def _encoded(
+        self, vectors: Float[Tensor, "n dim"], settings: IndexSettings, store: PassageStore
+    ) -> Encoded:
         if settings.kind == "flat" and not settings.first_pass:
             return Encoded(settings=settings.as_dict())
-        return encode(settings, vectors, directory=self.out, fingerprint=self.fingerprint)
+        return encode(
+            settings,
+            vectors,
+            directory=self.out,
+            fingerprint=self.fingerprint,
+            metadata=lambda rows: [described(passage) for passage in store.passages(rows)],
+        )
 
     def _linked(self) -> Path:
         """Return the vectors' file in ``out``: the same file, or a copy."""

@@ -18,7 +18,7 @@ from atlas_lm.index.coded import CodedIndex, Facts
 from atlas_lm.index.faiss import FaissIndex, train
 from atlas_lm.index.files import Fingerprint, Recall
 from atlas_lm.index.int8 import Int8Index
-from atlas_lm.index.milvus import MilvusIndex
+from atlas_lm.index.milvus import Metadata, MilvusIndex
 from atlas_lm.index.recall import measure_recall
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource
@@ -41,6 +41,16 @@ class Encoded:
     """Measured on a sample; None for an exact index."""
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What is made into an index."""
+
+    embeddings: Float[Tensor, "n dim"]
+    vectors: Float[Tensor, "n dim"] | None
+    """The same where full precision is kept."""
+    metadata: Metadata | None
+
+
 def encode(
     settings: IndexSettings,
     embeddings: Float[Tensor, "n dim"],
@@ -48,6 +58,7 @@ def encode(
     directory: Path,
     fingerprint: Fingerprint,
     queries: Float[Tensor, "n_queries dim"] | None = None,
+    metadata: Metadata | None = None,
 ) -> Encoded:
     """Return the codes of mapped vectors, made in bounded memory, and their recall.
 
@@ -60,6 +71,7 @@ def encode(
         directory: where the index will be.
         fingerprint: what the vectors were computed with, and over.
         queries: embedded queries to measure recall with; vectors are sampled if None.
+        metadata: fields that a database stores with each row.
 
     Raises:
         InputError: a library is missing or cannot build the kind.
@@ -73,43 +85,37 @@ def encode(
         raise InputError(f"kind {settings.kind!r} keeps no codes in the index directory")
     facts = Facts(count=len(embeddings), settings=settings, fingerprint=fingerprint)
     vectors = embeddings if settings.keeps_vectors else None
-    index = maker(facts, embeddings, vectors, directory)
+    index = maker(facts, _Rows(embeddings, vectors, metadata), directory)
     recall = measure_recall(index, embeddings, settings, queries)
     return Encoded(arrays=index.arrays(), settings=index.facts.settings.as_dict(), recall=recall)
 
 
-def _make_int8(
-    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
-) -> Int8Index:
-    return Int8Index(facts, _int8(embeddings, directory), vectors, mapped=True)
+def _make_int8(facts: Facts, made_of: _Rows, directory: Path) -> Int8Index:
+    return Int8Index(facts, _int8(made_of.embeddings, directory), made_of.vectors, mapped=True)
 
 
-def _make_binary(
-    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
-) -> BinaryIndex:
-    count, dim = embeddings.shape
+def _make_binary(facts: Facts, made_of: _Rows, directory: Path) -> BinaryIndex:
+    count, dim = made_of.embeddings.shape
     bits = _room((count, -(-dim // 8)), torch.uint8, directory)
     worth = _room((count,), torch.float32, directory)
     for rows in _slices(count):
-        some = encode_signs(embeddings[rows])
+        some = encode_signs(made_of.embeddings[rows])
         bits[rows], worth[rows] = some.bits, some.worth
-    codes = None if vectors is not None else _int8(embeddings, directory)
-    return BinaryIndex(facts, Signs(bits, worth), codes, vectors)
+    codes = None if made_of.vectors is not None else _int8(made_of.embeddings, directory)
+    return BinaryIndex(facts, Signs(bits, worth), codes, made_of.vectors)
 
 
-def _make_faiss(
-    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
-) -> FaissIndex:
-    return FaissIndex(facts, train(facts.settings, embeddings), vectors)
+def _make_faiss(facts: Facts, made_of: _Rows, directory: Path) -> FaissIndex:
+    return FaissIndex(facts, train(facts.settings, made_of.embeddings), made_of.vectors)
 
 
-def _make_milvus(
-    facts: Facts, embeddings: Tensor, vectors: Tensor | None, directory: Path
-) -> MilvusIndex:
-    return MilvusIndex.create(facts, embeddings, vectors, directory)
+def _make_milvus(facts: Facts, made_of: _Rows, directory: Path) -> MilvusIndex:
+    return MilvusIndex.create(
+        facts, made_of.embeddings, made_of.vectors, directory, metadata=made_of.metadata
+    )
 
 
-_MAKERS: dict[str, Callable[[Facts, Tensor, Tensor | None, Path], CodedIndex]] = {
+_MAKERS: dict[str, Callable[[Facts, _Rows, Path], CodedIndex]] = {
     "int8": _make_int8,
     "binary": _make_binary,
     "faiss": _make_faiss,

@@ -31,7 +31,7 @@ from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
-from atlas_lm.types import SearchResult
+from atlas_lm.types import Passage, SearchResult
 
 DATABASE = "milvus.db"
 """The embedded database in an index directory."""
@@ -46,7 +46,9 @@ MARGIN = 16
 """Rows found beyond those asked for, so that ties are broken here."""
 
 Metadata = Callable[[range], Sequence[Mapping[str, Any]]]
-"""Rows to the fields that are stored with them, such as a passage's metadata."""
+"""Rows to the fields that are stored with them; see `described`."""
+RESERVED = ("row", "vector")
+"""Names of our own fields; a passage's metadata of these names is left out."""
 
 
 class MilvusIndex(CodedIndex):
@@ -368,6 +370,15 @@ class MilvusIndex(CodedIndex):
             ) from error
 
 
+def described(passage: Passage) -> dict[str, Any]:
+    """Return what the database stores of a passage: its id, title, section and metadata, no text.
+
+    A deleted passage's fields are gone with its row, and filters on the server see the rest.
+    """
+    own = {"id": passage.id, "title": passage.title, "section": passage.section}
+    return {name: value for name, value in passage.metadata.items() if name not in RESERVED} | own
+
+
 def server_filter(where: str) -> str:
     """Return a simple condition on metadata as Milvus writes it.
 
@@ -413,7 +424,7 @@ def _translated(node: ast.expr) -> str:
 
 
 def _field(node: ast.expr) -> str:
-    if isinstance(node, ast.Name) and node.id not in ("row", "vector"):
+    if isinstance(node, ast.Name) and node.id not in RESERVED:
         return node.id
     raise TypeError(ast.dump(node))
 
