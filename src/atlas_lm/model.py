@@ -29,6 +29,7 @@ from atlas_lm.retrieve import (
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_json, write_json
+from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.runtime.structure import structure, unstructure
 from atlas_lm.tasks import TaskConfig, make_task
 from atlas_lm.types import (
@@ -40,6 +41,7 @@ from atlas_lm.types import (
     Passage,
     Reader,
     Retrieved,
+    TokenLoss,
 )
 
 FORMAT_VERSION = 1
@@ -101,29 +103,42 @@ class Atlas:
         self.store: PassageStore | None = None
         self._allowed: dict[Filter, Bool[Tensor, " n"] | None] = {}
 
-    def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
+    def losses(self, batch: Batch, *, train_retriever: bool, phases: Phases = untimed) -> Losses:
         """Return both halves' losses on a batch, as sums with their counts."""
         if not train_retriever:
-            retrieved = self.retrieve(batch, self.config.context.n_context)
-            inputs = self.reader.collate(batch.query, retrieved.passages)
-            loss = self.reader.loss(inputs, batch.target)
+            with phases("retrieve"):
+                retrieved = self.retrieve(batch, self.config.context.n_context)
+            with phases("encode"):
+                inputs = self.reader.collate(batch.query, retrieved.passages)
+                loss = self.reader.loss(inputs, batch.target)
             return Losses(loss, None, len(batch), rows=retrieved.rows)
-        read = self.measure(batch)
+        read = self.measure(batch, phases=phases)
         assert read.measured is not None
-        retriever_loss, metrics = self.retriever_loss(read.measured)
+        with phases("score"):
+            retriever_loss, metrics = self.retriever_loss(read.measured)
         return replace(read, retriever_total=retriever_loss, metrics=metrics)
 
-    def measure(self, batch: Batch) -> Losses:
+    def accompany(self, *, train_retriever: bool) -> Losses:
+        """Search for no query, so that a sharded index can be searched for those of others."""
+        context = self.config.context
+        topk = context.retriever_n_context if train_retriever else context.n_context
+        rows = self.retrieve(Batch(()), topk).rows
+        return Losses(TokenLoss(torch.zeros((), device=self.reader.device), 0), None, 0, rows=rows)
+
+    def measure(self, batch: Batch, *, phases: Phases = untimed) -> Losses:
         """Return the reader's loss, and what it makes of each passage: no gradient to them."""
         context = self.config.context
-        retrieved = self.retrieve(batch, context.retriever_n_context)
-        reading = self.reader.read(
-            self.reader.collate(batch.query, retrieved.passages),
-            batch.target,
-            n_context=context.n_context,
-            measure=frozenset({self.objective.needs}),
-            logit_temperature=self.objective.logit_temperature,
-        )
+        with phases("retrieve"):
+            retrieved = self.retrieve(batch, context.retriever_n_context)
+        with phases("encode"):
+            reading = self.reader.read(
+                self.reader.collate(batch.query, retrieved.passages),
+                batch.target,
+                n_context=context.n_context,
+                measure=frozenset({self.objective.needs}),
+                logit_temperature=self.objective.logit_temperature,
+                phases=phases,
+            )
         measured = Measured(batch.ids, tuple(batch.query), retrieved.passages, reading.signals)
         return Losses(reading.loss, None, len(batch), rows=retrieved.rows, measured=measured)
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from atlas_lm.runtime.phases import Phases, untimed
+
 Signal = Literal["passage_log_likelihood", "leave_one_out", "attention_mass"]
 """What a reader can be asked about each passage; see `ReaderSignals`."""
 
@@ -31,6 +33,15 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """A text that a passage may not give away."""
+
+    text: str
+    words: int
+    """A passage that shares a run of so many words with the text repeats it."""
+
+
+@dataclass(frozen=True)
 class Example:
     """One item of a task: what is asked, what should be written, what may not be retrieved."""
 
@@ -48,8 +59,12 @@ class Example:
     """The answer that each of ``choices`` stands for; two may be equal."""
     sought: str = ""
     """What the retriever is asked where that is not ``query``; see `retriever_query`."""
-    overlap: int = 0
-    """A passage that shares a run of so many words with the target is not shown; 0: any may be."""
+    overlap: Overlap | None = None
+    """Passages that repeat this text are not shown; None: any may be."""
+    measures: tuple[str, ...] = ("exact_match", "f1", "rouge_l", "recall")
+    """What an answer is measured by; ``recall``: passages that contain an answer count as found."""
+    provenance: tuple[frozenset[str], ...] = ()
+    """Sets of pages (``wikipedia_id``), each of which is evidence enough."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -252,6 +267,7 @@ class Reader(Protocol):
         n_context: int,
         measure: frozenset[Signal],
         logit_temperature: float = 1.0,
+        phases: Phases = untimed,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
 

@@ -58,7 +58,10 @@ def test_metrics_are_all_there(tmp_path):
         "epoch",
         "tokens_per_second",
         "queries_per_second",
-    } == metrics.keys()
+    } == {name for name in metrics if not name.startswith(("share_", "peak_mb_"))}
+    shares = {name: value for name, value in metrics.items() if name.startswith("share_")}
+    assert {"share_encode", "share_backward", "share_refresh", "share_other"} < shares.keys()
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-6)
     assert metrics["retriever_loss"] == pytest.approx(metrics["kl"], rel=1e-5)
     assert metrics["steps_since_refresh"] == 2  # refreshed before update 6 of 8
     assert metrics["passages_embedded"] == 2 * 12

@@ -166,7 +166,7 @@ def test_ten_in_a_row_stop_the_run_and_the_checkpoint_stays(tmp_path):
     model = FakeAtlas()
     losses = model.losses
 
-    def failing_later(batch, *, train_retriever):
+    def failing_later(batch, *, train_retriever, **options):
         if len(model.calls) >= 6:
             model.poisoned = frozenset(example.id for example in examples())
         return losses(batch, train_retriever=train_retriever)

@@ -10,6 +10,7 @@ from torch import nn
 from atlas_lm.index import FlatIndex
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.runtime.phases import untimed
 from atlas_lm.staleness import LiveIndex, StalenessConfig, keep_fresh
 from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
 from atlas_lm.types import Example, Losses, Measured, Passage, ReaderSignals, TokenLoss
@@ -128,15 +129,16 @@ class FakeAtlas:
             freeze_retriever_steps=cfg.freeze_retriever_steps,
         )
 
-    def losses(self, batch, *, train_retriever):
+    def losses(self, batch, *, train_retriever, phases=untimed):
         self.calls.append(([example.id for example in batch.examples], train_retriever))
         if not train_retriever:
             return self.read(batch)
-        read = self.read(batch)
+        with phases("encode"):
+            read = self.read(batch)
         loss, metrics = self.retriever_loss(read.measured)
         return replace(read, retriever_total=loss, metrics=metrics)
 
-    def measure(self, batch):
+    def measure(self, batch, *, phases=untimed):
         self.calls.append(([example.id for example in batch.examples], "measured"))
         return self.read(batch)
 

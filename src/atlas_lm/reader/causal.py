@@ -27,6 +27,7 @@ from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
 from atlas_lm.reader.causal_signals import is_random, measured, read_once
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
+from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.types import (
     Generated,
     Generation,
@@ -137,6 +138,7 @@ class CausalReader(nn.Module):
         n_context: int,
         measure: frozenset[Signal],
         logit_temperature: float = 1.0,
+        phases: Phases = untimed,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
 
@@ -153,7 +155,8 @@ class CausalReader(nn.Module):
                 temperature=logit_temperature,
             )
         loss = self.loss(inputs.first(n_context), target)
-        signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
+        with phases("score"):
+            signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
         return Reading(loss, signals)
 
     def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, " bsz"]:

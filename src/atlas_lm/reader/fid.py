@@ -32,6 +32,7 @@ from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
+from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.types import (
     Generated,
     Generation,
@@ -183,6 +184,7 @@ class FiDReader(nn.Module):
         n_context: int,
         measure: frozenset[Signal],
         logit_temperature: float = 1.0,
+        phases: Phases = untimed,
     ) -> Reading:
         """Return `loss` over the first ``n_context`` passages and `signals` over all of them.
 
@@ -198,10 +200,11 @@ class FiDReader(nn.Module):
         shared = shared and not dropout_is_active(self.model)
         cache = empty_cache() if shared and not self._checkpoints else None
         packed = self.encode(kept)
-        loss = _token_loss(self.logits(packed, tokens, cache=cache), tokens)
+        with phases("decode"):
+            loss = _token_loss(self.logits(packed, tokens, cache=cache), tokens)
         if not measure:
             return Reading(loss, ReaderSignals(tokens.mask))
-        with evaluating(self), torch.no_grad():
+        with phases("score"), evaluating(self), torch.no_grad():
             states = packed.detach() if shared else self.encode(inputs)
             memory = memory_of(cache, packed.layout) if cache is not None else None
             signals = measure_signals(self.model, states, tokens, measure, memory=memory)

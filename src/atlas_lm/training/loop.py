@@ -7,12 +7,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.checkpoint import Checkpoints
 from atlas_lm.training.collapse import CollapseMonitor
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.interrupt import StopRequest
+from atlas_lm.training.memory import memory_explained
 from atlas_lm.training.rounds import learn_round
 from atlas_lm.training.state import TrainState
 from atlas_lm.training.update import Update, update
@@ -46,6 +50,8 @@ def train(
     checkpoints: Checkpoints,
     log: Callable[[int, Metrics], None],
     evaluate: Callable[[], Metrics] | None = None,
+    clock: PhaseClock | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Train from ``state.step`` to ``cfg.total_steps``; the last step is evaluated and saved.
 
@@ -58,46 +64,97 @@ def train(
         checkpoints: Where checkpoints go.
         log: Receives the step and its metrics.
         evaluate: Returns metrics on held-out data; the model is in whichever mode it likes.
+        clock: Measures the phases; every logged line has their shares of the time since the last.
+        after_step: Called with the step after everything else in it, such as a profiler's.
 
     Raises:
+        OutOfMemoryError: the machine or the GPU has no more memory; the phase is named.
         TrainingStopped: ten updates in a row had a loss or gradient that is not finite. The last
             checkpoint was written before the first of them or holds the same weights.
     """
-    monitor = CollapseMonitor()
-    with StopRequest() as stop, closing(state.freshness):
+    clock = clock or PhaseClock(model_device(state))
+    run = _Run(state, cfg, checkpoints, log, evaluate, clock)
+    with StopRequest() as stop, closing(state.freshness), memory_explained(clock, cfg):
         while state.step < cfg.total_steps and not stop.asked:
-            state.freshness.prepare(state.step)
-            batches = state.batches.take(cfg.accumulation_steps)
-            done = update(
-                state.model,
-                batches,
-                state.optimizers,
-                cfg,
-                step=state.step,
-                train_retriever=retriever_learns(state, cfg),
-            )
-            state.step += 1
-            state.freshness.observe(query for batch in batches for query in batch.query)
-            note_skip(state, done)
-            done = learn_from_round(state, cfg, done)
-            watch(monitor, done, state.step)
-            last = state.step == cfg.total_steps
-            if last or every(cfg.log_every, state.step):
-                log(state.step, done.metrics | describe(state, monitor))
-            due = every(cfg.save_every, state.step)
-            if evaluate and (last or every(cfg.evaluate_every, state.step)):
-                measured = evaluate()
-                log(state.step, measured)
-                due |= is_best(state, cfg, done.metrics | measured)
-            elif not evaluate and due:
-                is_best(state, cfg, done.metrics)
-            if due and not (last or stop.asked):
-                checkpoints.save(state)
-        path = checkpoints.save(state)
+            run.step()
+            if run.checkpoint_is_due and state.step < cfg.total_steps and not stop.asked:
+                run.save()
+            if after_step:
+                after_step(state.step)
+        path = run.save()
     finished = state.step >= cfg.total_steps
     if not finished:
         notice(f"stopped after step {state.step} of {cfg.total_steps}, saved as {path}")
     return Outcome(state.step, finished, path)
+
+
+class _Run:
+    """What one call of `train` does over and over."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        cfg: TrainingConfig,
+        checkpoints: Checkpoints,
+        log: Callable[[int, Metrics], None],
+        evaluate: Callable[[], Metrics] | None,
+        clock: PhaseClock,
+    ) -> None:
+        self.state, self.cfg, self.checkpoints = state, cfg, checkpoints
+        self.log, self.evaluate, self.clock = log, evaluate, clock
+        self.monitor = CollapseMonitor()
+        self.checkpoint_is_due = False
+
+    def step(self) -> None:
+        """Make one update and all that belongs to its step; say whether a checkpoint is due."""
+        state, cfg, clock = self.state, self.cfg, self.clock
+        with clock("refresh"):
+            state.freshness.prepare(state.step)
+        with clock("data"):
+            batches = state.batches.take(cfg.accumulation_steps)
+        done = update(
+            state.model,
+            batches,
+            state.optimizers,
+            cfg,
+            step=state.step,
+            train_retriever=retriever_learns(state, cfg),
+            phases=clock,
+        )
+        state.step += 1
+        state.freshness.observe(query for batch in batches for query in batch.query)
+        note_skip(state, done)
+        with clock("round"):
+            done = learn_from_round(state, cfg, done)
+        watch(self.monitor, done, state.step)
+        self._report(done)
+
+    def save(self) -> Path:
+        """Write a checkpoint."""
+        with self.clock("save"):
+            return self.checkpoints.save(self.state)
+
+    def _report(self, done: Update) -> None:
+        """Log and evaluate what is due at this step."""
+        state, cfg, clock = self.state, self.cfg, self.clock
+        last = state.step == cfg.total_steps
+        if last or every(cfg.log_every, state.step):
+            with clock("refresh"):
+                described = describe(state, self.monitor)
+            self.log(state.step, done.metrics | described | clock.look())
+        self.checkpoint_is_due = every(cfg.save_every, state.step)
+        if self.evaluate and (last or every(cfg.evaluate_every, state.step)):
+            with clock("evaluate"):
+                measured = self.evaluate()
+            self.log(state.step, measured)
+            self.checkpoint_is_due |= is_best(state, cfg, done.metrics | measured)
+        elif not self.evaluate and self.checkpoint_is_due:
+            is_best(state, cfg, done.metrics)
+
+
+def model_device(state: TrainState) -> torch.device:
+    """Return where the reader's parameters are."""
+    return next(iter(state.model.reader.parameters())).device
 
 
 def every(period: int, step: int) -> bool:

@@ -1,14 +1,14 @@
 """One update of both halves: accumulate sums, divide once, clip, step.
 
 The reader's gradient is that of its loss per target token of the whole update, the retriever's
-that of its loss per query of the whole update, however the queries were split into micro-batches.
+that of its loss per query of the whole update, however the queries were split into micro-batches
+and over processes.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,8 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.optim import HalfOptimizer
+from atlas_lm.training.parallel import Alone, Parallel, make_parallel
+from atlas_lm.training.tally import Tally
 from atlas_lm.types import Batch, Losses, Measured
 
 
@@ -34,12 +38,16 @@ class Trainable(Protocol):
         """The retriever, an `nn.Module`; None where nothing is retrieved."""
         ...
 
-    def losses(self, batch: Batch, *, train_retriever: bool) -> Losses:
+    def losses(self, batch: Batch, *, train_retriever: bool, phases: Phases = untimed) -> Losses:
         """Return both halves' losses as sums with their counts."""
         ...
 
-    def measure(self, batch: Batch) -> Losses:
+    def measure(self, batch: Batch, *, phases: Phases = untimed) -> Losses:
         """Return the reader's loss, and its signals as ``measured``."""
+        ...
+
+    def accompany(self, *, train_retriever: bool) -> Losses:
+        """Take part, without a query, in what the other processes do together; return nothing."""
         ...
 
     def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
@@ -53,6 +61,8 @@ class Optimizers:
 
     reader: HalfOptimizer
     retriever: HalfOptimizer | None
+    parallel: Parallel = field(default_factory=Alone)
+    """Adds up the gradients of all processes."""
 
     @property
     def halves(self) -> dict[str, HalfOptimizer]:
@@ -67,10 +77,20 @@ class Optimizers:
 
 
 def make_optimizers(model: Trainable, config: TrainingConfig) -> Optimizers:
-    """Return one optimizer for each half; the retriever's schedule counts its own updates."""
+    """Return one optimizer for each half; the retriever's schedule counts its own updates.
+
+    Where several processes train, the halves are made ready for it first.
+
+    Raises:
+        InputError: see `parallel.make_parallel`.
+    """
+    learns = model.retriever is not None and config.freeze_retriever_steps < config.total_steps
+    parallel = make_parallel(
+        {"reader": model.reader} | ({"retriever": model.retriever} if learns else {}), config
+    )
     reader = HalfOptimizer(model.reader, config.reader, total_steps=config.total_steps)
-    if model.retriever is None or config.freeze_retriever_steps >= config.total_steps:
-        return Optimizers(reader, None)
+    if not learns:
+        return Optimizers(reader, None, parallel)
     at_once = config.signal_round == 1
     retriever = HalfOptimizer(
         model.retriever,
@@ -78,7 +98,7 @@ def make_optimizers(model: Trainable, config: TrainingConfig) -> Optimizers:
         total_steps=config.total_steps if at_once else config.retriever_updates,
         starts_at=config.freeze_retriever_steps if at_once else 0,
     )
-    return Optimizers(reader, retriever)
+    return Optimizers(reader, retriever, parallel)
 
 
 @dataclass(frozen=True)
@@ -95,31 +115,6 @@ class Update:
     """What the reader made of each micro-batch's passages, where the retriever learns later."""
 
 
-@dataclass
-class _Tally:
-    """Sums over the micro-batches of one update."""
-
-    reader_total: float = 0.0
-    retriever_total: float = 0.0
-    tokens: int = 0
-    queries: int = 0
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    retrieved: list[tuple[Sequence[str], Tensor | None]] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
-
-    def add(self, batch: Batch, losses: Losses) -> None:
-        self.reader_total += losses.reader.total.item()
-        self.tokens += losses.reader.tokens
-        self.queries += losses.queries
-        if losses.retriever_total is not None:
-            self.retriever_total += losses.retriever_total.item()
-        for name, value in losses.metrics.items():
-            self.sums[name] += value
-        self.retrieved.append((batch.ids, losses.rows))
-        if losses.measured is not None:
-            self.measured.append(losses.measured)
-
-
 def update(
     model: Trainable,
     micro_batches: Sequence[Batch],
@@ -128,6 +123,7 @@ def update(
     *,
     step: int,
     train_retriever: bool,
+    phases: Phases = untimed,
 ) -> Update:
     """Update both halves by the gradient over all micro-batches; say what was measured.
 
@@ -136,6 +132,8 @@ def update(
     ``tokens_per_second`` (target tokens) and ``queries_per_second``.
 
     Where a loss or a gradient is not finite nothing is updated, and ``skipped`` names the examples.
+    Collective: every process brings its own micro-batches, as many as the others, some of them
+    empty perhaps; metrics and ``skipped`` are those of all.
     """
     started = time.perf_counter()
     optimizers.drop_gradients()
@@ -143,47 +141,79 @@ def update(
     if model.retriever is not None:
         model.retriever.train()
     gathers = train_retriever and config.signal_round > 1
-    tally = _Tally()
-    for batch in micro_batches:
-        with autocast(model.reader, config):
-            if gathers:
-                losses = model.measure(batch)
-            else:
-                losses = model.losses(batch, train_retriever=train_retriever)
-        tally.add(batch, losses)
-        if not _backward(losses):
-            return _skip(optimizers, tally, [batch])
     trained = _trained(optimizers, train_retriever and not gathers)
-    optimizers.reader.scale_gradients(config.reader_loss_weight / max(tally.tokens, 1))
+    own = Tally()
+    for number, batch in enumerate(micro_batches, 1):
+        work = _Work(model, batch, config, train_retriever=train_retriever, phases=phases)
+        losses = optimizers.parallel.backward(
+            trained, work, last=number == len(micro_batches), phases=phases
+        )
+        own.add(batch, losses)
+        if own.guilty and distributed.world().size == 1:
+            break
+    with phases("update"):
+        tally = own.of_all_processes()
+        norms = None if tally.guilty else _step(optimizers, trained, tally, config, step)
+    if norms is None:
+        return _skip(optimizers, own, tally.guilty or _all_ids(micro_batches))
+    metrics = _metrics(tally, trained, norms, step=step, seconds=time.perf_counter() - started)
+    return Update(metrics, tuple(own.retrieved), measured=tuple(own.measured if gathers else ()))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One micro-batch's forward passes: called, it returns the summed loss and its parts."""
+
+    model: Trainable
+    batch: Batch
+    config: TrainingConfig
+    train_retriever: bool
+    phases: Phases
+
+    def __call__(self) -> tuple[Tensor, Losses]:
+        """Read the batch, and have the retriever score it where it learns at once."""
+        with autocast(self.model.reader, self.config):
+            losses = self._losses()
+        total = losses.reader.total
+        return total if losses.retriever_total is None else total + losses.retriever_total, losses
+
+    def _losses(self) -> Losses:
+        if not len(self.batch):
+            return self.model.accompany(train_retriever=self.train_retriever)
+        if self.train_retriever and self.config.signal_round > 1:
+            return self.model.measure(self.batch, phases=self.phases)
+        return self.model.losses(
+            self.batch, train_retriever=self.train_retriever, phases=self.phases
+        )
+
+
+def _step(
+    optimizers: Optimizers,
+    trained: dict[str, HalfOptimizer],
+    tally: Tally,
+    config: TrainingConfig,
+    step: int,
+) -> dict[str, float] | None:
+    """Divide, clip and move both halves; return the norms, or None where one is not finite."""
+    factor = optimizers.parallel.gradient_factor
+    reader_scale = config.reader_loss_weight * factor / max(tally.tokens, 1)
+    trained["reader"].scale_gradients(reader_scale)
     if "retriever" in trained:
-        trained["retriever"].scale_gradients(config.retriever_loss_weight / tally.queries)
+        scale = config.retriever_loss_weight * factor / tally.queries
+        trained["retriever"].scale_gradients(scale)
     norms = {name: half.clip_gradients() for name, half in trained.items()}
     if not all(map(math.isfinite, norms.values())):
-        return _skip(optimizers, tally, micro_batches)
+        return None
     for half in trained.values():
         half.update(step)
     optimizers.drop_gradients()
-    metrics = _metrics(tally, trained, norms, step=step, seconds=time.perf_counter() - started)
-    return Update(
-        metrics, tuple(tally.retrieved), measured=tuple(tally.measured if gathers else ())
-    )
+    return norms
 
 
 def autocast(half: nn.Module, config: TrainingConfig) -> torch.autocast:
     """Return the autocast that the run's precision asks for, on the device of ``half``."""
     device = next(half.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def _backward(losses: Losses) -> bool:
-    """Add the gradient of both sums; return False, adding nothing, where one is not finite."""
-    total = losses.reader.total
-    if losses.retriever_total is not None:
-        total = total + losses.retriever_total
-    if not bool(torch.isfinite(total)):
-        return False
-    torch.autograd.backward(total)
-    return True
 
 
 def _trained(optimizers: Optimizers, train_retriever: bool) -> dict[str, HalfOptimizer]:
@@ -194,14 +224,18 @@ def _trained(optimizers: Optimizers, train_retriever: bool) -> dict[str, HalfOpt
     }
 
 
-def _skip(optimizers: Optimizers, tally: _Tally, guilty: Sequence[Batch]) -> Update:
+def _skip(optimizers: Optimizers, tally: Tally, guilty: Sequence[str]) -> Update:
     optimizers.drop_gradients()
-    ids = tuple(example.id for batch in guilty for example in batch.examples)
-    return Update({}, tuple(tally.retrieved), skipped=ids)
+    return Update({}, tuple(tally.retrieved), skipped=tuple(guilty))
+
+
+def _all_ids(micro_batches: Sequence[Batch]) -> list[str]:
+    """Return the ids of the update's examples on all processes. Collective."""
+    return distributed.in_order_of_ranks(id for batch in micro_batches for id in batch.ids)
 
 
 def _metrics(
-    tally: _Tally,
+    tally: Tally,
     trained: dict[str, HalfOptimizer],
     norms: dict[str, float],
     *,

@@ -1,0 +1,102 @@
+"""Out of memory: in which phase, and which settings would help most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.phases import PhaseClock
+from atlas_lm.training.config import TrainingConfig
+
+ADVICE = 3
+"""Settings that are named."""
+
+
+class OutOfMemoryError(InputError):
+    """There was no more memory; the message names the phase and what to change."""
+
+
+@contextmanager
+def memory_explained(clock: PhaseClock, cfg: TrainingConfig) -> Iterator[None]:
+    """Turn an out-of-memory error of the processor or of a GPU into one that says what to do.
+
+    Raises:
+        OutOfMemoryError: there was no more memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        phase = clock.failed_in or "training"
+        settings = "\n".join(f"  {setting}" for setting in helpful(phase, cfg)[:ADVICE])
+        peaks = ", ".join(
+            f"{name} {total.peak_bytes / 1e6:,.0f} MB"
+            for name, total in clock.totals.items()
+            if total.peak_bytes
+        )
+        raise OutOfMemoryError(
+            f"out of memory in the phase {phase!r} ({str(error).splitlines()[0]}). What would help "
+            f"most, first things first:\n{settings}\npeaks so far: {peaks or 'none measured'}; "
+            "checkpoints are whole: change a setting and resume. atlas-lm plan predicts what fits"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or in the process."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate")
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
+
+
+def helpful(phase: str, cfg: TrainingConfig) -> list[str]:
+    """Return settings that need less memory in a phase, best first; those in use are left out."""
+    general = {
+        "activations": _smaller_batches(cfg),
+        "recompute reader": ""
+        if cfg.gradient_checkpointing_reader
+        else "training.gradient_checkpointing_reader=true: one layer's activations, a third slower",
+        "recompute retriever": ""
+        if cfg.gradient_checkpointing_retriever
+        else "training.gradient_checkpointing_retriever=true: the same for the retriever",
+        "bf16": ""
+        if cfg.precision == "bf16"
+        else 'training.precision="bf16": half the activations, on devices with bf16 units',
+        "read less": "context.n_context: read fewer passages (memory grows with it)",
+        "score less": "context.retriever_n_context: measure fewer passages",
+        "cut": "reader.settings.text_maxlength: shorter passages",
+        "freeze": "staleness.query_side=true: the passage encoder needs no gradient, no refresh",
+        "index": "data.index built with --kind int8 or binary: a 4th or a 32nd of the memory",
+        "rerank": "context.n_rerank: re-embed fewer candidates",
+        "shard": 'training.parallel="fsdp" under torchrun: weights and moments shared out',
+        "smaller": "reader.path: a smaller reader",
+        "keep": "training.keep_last=1 and a larger save_every: fewer copies under way",
+    }
+    names = _BY_PHASE.get(phase, _BY_PHASE["encode"])
+    return [general[name] for name in (*names, *_BY_PHASE["encode"]) if general[name]][:8]
+
+
+_BY_PHASE = {
+    "data": ("activations", "read less", "smaller"),
+    "retrieve": ("index", "rerank", "activations"),
+    "encode": ("recompute reader", "activations", "bf16", "read less", "cut", "shard"),
+    "decode": ("recompute reader", "activations", "bf16", "read less"),
+    "score": ("score less", "recompute retriever", "activations", "freeze", "bf16"),
+    "round": ("recompute retriever", "score less", "freeze", "activations"),
+    "backward": ("recompute reader", "activations", "recompute retriever", "bf16", "read less"),
+    "update": ("shard", "freeze", "smaller"),
+    "refresh": ("freeze", "index", "shard"),
+    "evaluate": ("read less", "cut", "smaller"),
+    "save": ("shard", "keep", "smaller"),
+}
+
+
+def _smaller_batches(cfg: TrainingConfig) -> str:
+    if cfg.bsz == 1:
+        return ""
+    steps = cfg.accumulation_steps * cfg.bsz
+    return f"training.bsz=1 training.accumulation_steps={steps}: the same gradient in small pieces"
