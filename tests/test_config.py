@@ -17,7 +17,7 @@ OPTIONS = {
     "retriever": "path settings",
     "staleness": "refresh_schedule refresh partial background probe_passages probe_every "
     "query_side",
-    "task": "task query_template target_template sample_target seed",
+    "task": "task query_template target_template sample_target seed pretext choices",
     "training": "total_steps bsz accumulation_steps reader retriever freeze_retriever_steps "
     "signal_round signal_epochs signal_batches reader_loss_weight retriever_loss_weight "
     "precision seed log_every evaluate_every save_every "

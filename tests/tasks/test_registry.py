@@ -33,7 +33,11 @@ def register(monkeypatch, value: str) -> None:
 
 
 def test_names():
-    assert set(TASKS) == {"qa", "base"}
+    kilt = "fever aidayago2 wned cweb trex structured_zeroshot nq hotpotqa triviaqa eli5 wow"
+    assert set(TASKS) == {
+        *("qa", "base", "lm", "mlm", "section", "fever", "fever2", "multiple_choice", "kilt"),
+        *(f"kilt_{name}" for name in kilt.split()),
+    }
     assert find_task("qa") is QATask
 
 

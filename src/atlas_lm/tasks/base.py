@@ -10,10 +10,11 @@ import re
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.tasks.settings import ChoiceConfig, PretextConfig
 from atlas_lm.types import Example
 
 ReaderKind = Literal["fid", "causal"]
@@ -27,7 +28,7 @@ class TaskConfig:
     """What is asked and how it is worded."""
 
     task: str = "qa"
-    """Name of the task: qa, base, or one that an installed package registers."""
+    """Name of the task: see docs/tasks.md; or one that an installed package registers."""
     query_template: str | None = None
     """Wording of the query; None is the task's own, which `with_wording` writes out."""
     target_template: str | None = None
@@ -35,7 +36,9 @@ class TaskConfig:
     sample_target: bool = False
     """Draw the target from the accepted answers by seed; otherwise it is the first of them."""
     seed: int = 0
-    """Seed of the drawn targets."""
+    """Seed of the drawn targets, hidden spans and orders."""
+    pretext: PretextConfig = field(default_factory=PretextConfig)
+    choices: ChoiceConfig = field(default_factory=ChoiceConfig)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Task(ABC):
 
     asked_field: ClassVar[str] = "query"
     """The field of a row that holds what a person asks; see `ask`."""
+    answer_field: ClassVar[str] = "answers"
+    """The field of a row that holds what is to be answered, for error messages."""
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -85,6 +90,15 @@ class Task(ABC):
         """
         return self.process({"id": id, self.asked_field: text}, place="question")
 
+    def orders(self, example: Example) -> list[Example]:
+        """Return the forms of an example over which a choice is averaged; itself alone here."""
+        return [example]
+
+    @classmethod
+    def worded(cls, config: TaskConfig, reader: ReaderKind) -> TaskConfig:
+        """Return ``config`` with everything written out that depends on the kind of reader."""
+        return config
+
     def answer(self, text: str) -> str:
         """Return the answer within what a reader wrote: the words around it in targets are off."""
         begin, end = _literals(self.target_wording)
@@ -106,6 +120,16 @@ class TemplatedTask(Task):
         check_template(self.query_wording, self.query_fields, option="query_template")
         check_template(self.target_wording, self.target_fields, option="target_template")
 
+    @classmethod
+    def worded(cls, config: TaskConfig, reader: ReaderKind) -> TaskConfig:
+        """Return ``config`` with the templates that it leaves at None written out."""
+        own = cls.templates[reader]
+        return replace(
+            config,
+            query_template=_first(config.query_template, own.query),
+            target_template=_first(config.target_template, own.target),
+        )
+
 
 def with_wording(
     config: TaskConfig, task: type[Task], reader: ReaderKind, *, keep: TaskConfig | None = None
@@ -122,14 +146,7 @@ def with_wording(
             query_template=_first(config.query_template, keep.query_template),
             target_template=_first(config.target_template, keep.target_template),
         )
-    if not issubclass(task, TemplatedTask):
-        return config
-    own = task.templates[reader]
-    return replace(
-        config,
-        query_template=_first(config.query_template, own.query),
-        target_template=_first(config.target_template, own.target),
-    )
+    return task.worded(config, reader)
 
 
 def check_template(template: str, fields: Collection[str], *, option: str) -> None:

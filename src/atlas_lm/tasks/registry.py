@@ -6,9 +6,23 @@ from importlib.metadata import entry_points
 
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.tasks.base import Task, TaskConfig
+from atlas_lm.tasks.fever import Fever2Task, FeverTask
+from atlas_lm.tasks.kilt import KILT_TASKS
+from atlas_lm.tasks.multiple_choice import MultipleChoiceTask
+from atlas_lm.tasks.pretext import LMTask, MLMTask, SectionTask
 from atlas_lm.tasks.qa import BaseTask, QATask
 
-TASKS: dict[str, type[Task]] = {"qa": QATask, "base": BaseTask}
+TASKS: dict[str, type[Task]] = {
+    "qa": QATask,
+    "base": BaseTask,
+    "lm": LMTask,
+    "mlm": MLMTask,
+    "section": SectionTask,
+    "fever": FeverTask,
+    "fever2": Fever2Task,
+    "multiple_choice": MultipleChoiceTask,
+    **KILT_TASKS,
+}
 """The package's own tasks."""
 
 ENTRY_POINT_GROUP = "atlas_lm.tasks"

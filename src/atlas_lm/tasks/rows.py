@@ -20,7 +20,7 @@ from atlas_lm.passages.convert import open_source
 from atlas_lm.passages.scan import scan
 from atlas_lm.passages.sidecar import load_layout
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.tasks.load import parse_row
+from atlas_lm.tasks.jsonl import parse_row
 
 _OTHER_FORMS = {b"PAR1": "Parquet", b"ARROW1": "an Arrow file", b"PK\x03\x04": "a zip archive"}
 

@@ -20,6 +20,15 @@ def sample_shots(examples: Sequence[Example], k: int, seed: int) -> list[Example
     Raises:
         InputError: ``k`` is negative or more than there are.
     """
+    return [examples[position] for position in sample_positions(examples, k, seed)]
+
+
+def sample_positions(examples: Sequence[Example], k: int, seed: int) -> list[int]:
+    """Return where the examples of `sample_shots` stand, in the drawn order.
+
+    Raises:
+        InputError: as `sample_shots` does.
+    """
     if not 0 <= k <= len(examples):
         raise InputError(f"{k} shots asked for, between 0 and {len(examples)} can be drawn")
     seen: Counter[bytes] = Counter()
@@ -28,7 +37,7 @@ def sample_shots(examples: Sequence[Example], k: int, seed: int) -> list[Example
         content = _content(example)
         keyed.append((_digest(f"{seed} {seen[content]}".encode() + content), position))
         seen[content] += 1
-    return [examples[position] for _, position in sorted(keyed)[:k]]
+    return [position for _, position in sorted(keyed)[:k]]
 
 
 def _content(example: Example) -> bytes:

@@ -128,7 +128,7 @@ class Examples(Source):
             raw = self._rows.row(row)
             example = self.task.process(raw, place=place)
             if require_answers and not example.answers:
-                raise fields.missing(raw, "answers", place=place)
+                raise fields.missing(raw, self.task.answer_field, place=place)
             hashes[row] = _hash(example.id)
         _refuse_repeats(hashes, self._rows)
 
