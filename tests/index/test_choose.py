@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from atlas_lm.index import choose as module
-from atlas_lm.index.choose import choose, parse_size
+from atlas_lm.index.choose import choose
 from atlas_lm.index.kinds import encode
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.memory import parse_bytes
 from tests.index.coded import clustered
 from tests.index.conftest import make_fingerprint
 
@@ -20,7 +21,7 @@ def faiss(request, monkeypatch) -> bool:
 
 def test_codes_that_fit_are_exact(faiss):
     # 37M x (768 + 4) bytes are 28.56 GB; four fifths of 36 GB are 28.8
-    choice = choose(*WIKIPEDIA, parse_size("36GB"))
+    choice = choose(*WIKIPEDIA, parse_bytes("36GB"))
     assert choice.settings.kind == "flat"
     assert choice.settings.first_pass
     assert choice.memory_bytes == 37_000_000 * 772
@@ -32,7 +33,7 @@ def test_codes_that_fit_are_exact(faiss):
 
 
 def test_sixteen_gigabytes_are_not_enough_for_int8(faiss):
-    choice = choose(*WIKIPEDIA, parse_size("16GB"))
+    choice = choose(*WIKIPEDIA, parse_bytes("16GB"))
     assert choice.settings.kind == "binary"
     assert choice.settings.keep_vectors
     assert choice.memory_bytes == 37_000_000 * 100  # 768 bits and four bytes
@@ -45,22 +46,22 @@ def test_very_little_memory_needs_faiss(faiss):
         with pytest.raises(
             InputError, match=r"need at least 4.6 GB, as binary .*atlas-lm\[faiss\]"
         ):
-            choose(*WIKIPEDIA, parse_size("4GB"))
+            choose(*WIKIPEDIA, parse_bytes("4GB"))
         return
-    choice = choose(*WIKIPEDIA, parse_size("4GB"))
+    choice = choose(*WIKIPEDIA, parse_bytes("4GB"))
     assert choice.settings.factory == "PQ96x4fs"  # four bits for eight components: 48 bytes
     assert choice.memory_bytes == 37_000_000 * 48 + 16 * 4 * 768
     assert choice.settings.train_rows == 262_144
-    assert choose(*WIKIPEDIA, parse_size("2GB")).settings.factory == "PQ48x4fs"
+    assert choose(*WIKIPEDIA, parse_bytes("2GB")).settings.factory == "PQ48x4fs"
     with pytest.raises(InputError, match=r"need at least .* as faiss PQ48x4fs; give more memory"):
-        choose(*WIKIPEDIA, parse_size("100MB"))
+        choose(*WIKIPEDIA, parse_bytes("100MB"))
 
 
 def test_a_small_corpus():
-    assert choose(5_000, 384, parse_size("10MB")).settings.kind == "flat"
-    assert choose(50_000, 384, parse_size("10MB")).settings.kind == "binary"
+    assert choose(5_000, 384, parse_bytes("10MB")).settings.kind == "flat"
+    assert choose(50_000, 384, parse_bytes("10MB")).settings.kind == "binary"
     with pytest.raises(InputError, match="as binary"):
-        choose(900, 384, parse_size("1kB"))
+        choose(900, 384, parse_bytes("1kB"))
 
 
 def test_what_is_chosen_can_be_built(tmp_path):
@@ -68,7 +69,7 @@ def test_what_is_chosen_can_be_built(tmp_path):
     vectors = clustered(2000, 32).half()
     fingerprint = make_fingerprint(dim=32)
     for memory in ("1MB", "50kB", "8kB", "6kB"):
-        choice = choose(2000, 32, parse_size(memory))
+        choice = choose(2000, 32, parse_bytes(memory))
         encoded = encode(choice.settings, vectors, directory=tmp_path, fingerprint=fingerprint)
         assert encoded.recall is None or encoded.recall.recall > 0.5
 
@@ -87,23 +88,3 @@ def test_every_choice_fits_and_less_memory_is_never_more_exact(faiss):
         place = order.index(choice.settings.factory or choice.settings.kind)
         assert place >= last
         last = place
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("16GB", 16 * 10**9),
-        ("16g", 16 * 10**9),
-        ("1.5 GiB", 3 * 2**29),
-        ("500MB", 5 * 10**8),
-        ("9", 9),
-    ],
-)
-def test_sizes(text, size):
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0GB", "16 GX", "1ib", "lots"])
-def test_what_is_no_size(text):
-    with pytest.raises(InputError, match="is no size of memory; write for instance 16GB"):
-        parse_size(text)

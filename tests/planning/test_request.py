@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from atlas_lm.planning import parse_bytes, parse_count
+from atlas_lm.planning import parse_count
 from atlas_lm.runtime.errors import InputError
 from tests.planning.small import request
 
@@ -15,24 +15,10 @@ def test_counts(text, count):
     assert parse_count(text) == count
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("64GB", 64 * 10**9), ("80GiB", 80 * 2**30), ("1.5 TB", 1_500_000_000_000), ("512", 512)],
-)
-def test_sizes(text, size):
-    assert parse_bytes(text) == size
-
-
 @pytest.mark.parametrize("text", ["", "many", "3X", "-4", "0", "1.23456"])
 def test_other_counts_are_errors(text):
     with pytest.raises(InputError, match="give a count"):
         parse_count(text)
-
-
-@pytest.mark.parametrize("text", ["", "big", "3XB", "0"])
-def test_other_sizes_are_errors(text):
-    with pytest.raises(InputError, match="give a size"):
-        parse_bytes(text)
 
 
 def test_shares():

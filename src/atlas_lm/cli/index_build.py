@@ -19,7 +19,7 @@ from atlas_lm.cli.common import (
 )
 from atlas_lm.index import Fingerprint, IndexSettings, build
 from atlas_lm.index.build import Embed
-from atlas_lm.index.choose import choose, parse_size
+from atlas_lm.index.choose import choose
 from atlas_lm.index.describe import describe
 from atlas_lm.index.settings import KIND_NAMES
 from atlas_lm.index.stack import stack
@@ -27,6 +27,7 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder, EmbeddingReport
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.memory import parse_bytes
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -159,7 +160,7 @@ def settings_of(args: argparse.Namespace, count: int, dim: int) -> IndexSettings
     if args.max_memory is not None:
         if args.kind or args.factory:
             raise InputError("give --max-memory or --kind and --factory, not both")
-        choice = choose(count, dim, parse_size(args.max_memory), dtype=DTYPES[args.dtype])
+        choice = choose(count, dim, parse_bytes(args.max_memory), dtype=DTYPES[args.dtype])
         notice(choice.reason)
         return dataclasses.replace(choice.settings, **given)
     if args.factory and args.kind is None:

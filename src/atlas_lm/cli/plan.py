@@ -21,7 +21,6 @@ from atlas_lm.planning import (
     known_names,
     make_plan,
     measured,
-    parse_bytes,
     parse_count,
     planned_model,
     this_machine,
@@ -29,6 +28,7 @@ from atlas_lm.planning import (
 from atlas_lm.planning.stages import share_of, size_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.memory import parse_bytes
 
 HELP = (
     "Predict memory, disk and time of every stage (build, open, search, train, refresh, generate) "

@@ -10,7 +10,8 @@ from typing import Any
 
 from atlas_lm.data.minipedia_sources import Sources
 from atlas_lm.data.subsets import Subsets
-from atlas_lm.data.supported import Evidence, bare_title, normalize
+from atlas_lm.data.supported import Evidence, bare_title
+from atlas_lm.runtime.normalization import normalize_answer
 from atlas_lm.tasks import sample_shots
 from atlas_lm.types import Example, Passage
 
@@ -107,12 +108,12 @@ def choose_target(answers: Sequence[str], gold: Sequence[int], wording: Wording)
     """
     raw = "\n".join(wording.texts[row] for row in gold)
     lowered = raw.lower()
-    held = f" {' | '.join(normalize(wording.texts[row]) for row in gold)} "
+    held = f" {' | '.join(normalize_answer(wording.texts[row]) for row in gold)} "
     gold_titles = {wording.titles[row] for row in gold}
     titles = wording.known_titles
 
     def fitness(answer: str) -> tuple[float, ...]:
-        plain = normalize(answer)
+        plain = normalize_answer(answer)
         return (
             plain in gold_titles,
             plain in titles,
@@ -123,7 +124,7 @@ def choose_target(answers: Sequence[str], gold: Sequence[int], wording: Wording)
             -len(answer),
         )
 
-    normalized = {answer: normalize(answer) for answer in answers}
+    normalized = {answer: normalize_answer(answer) for answer in answers}
     fit = [answer for answer, plain in normalized.items() if plain and f" {plain} " in held]
     fit = fit or [answer for answer, plain in normalized.items() if plain in titles]
     return max(fit, key=fitness, default=answers[0])
@@ -131,8 +132,10 @@ def choose_target(answers: Sequence[str], gold: Sequence[int], wording: Wording)
 
 def without_test_questions(rows: Sequence[Row]) -> tuple[list[Row], int]:
     """Return the rows without those training questions that the test sets ask too, and how many."""
-    tested = {normalize(row.question) for row in rows if row.split == "test"}
-    kept = [row for row in rows if row.split == "test" or normalize(row.question) not in tested]
+    tested = {normalize_answer(row.question) for row in rows if row.split == "test"}
+    kept = [
+        row for row in rows if row.split == "test" or normalize_answer(row.question) not in tested
+    ]
     return kept, len(rows) - len(kept)
 
 
@@ -141,7 +144,7 @@ def split_validation(dev: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
     So a question that is asked twice is on one side.
     """
-    held_out = [_digest(normalize(row.question)) % VALIDATION_SHARE == 0 for row in dev]
+    held_out = [_digest(normalize_answer(row.question)) % VALIDATION_SHARE == 0 for row in dev]
     train = [row for row, out in zip(dev, held_out, strict=True) if not out]
     validation = [row for row, out in zip(dev, held_out, strict=True) if out]
     return train, validation
@@ -163,11 +166,13 @@ def answers_also_in_training(rows: Sequence[Row]) -> Mapping[str, float]:
     An answer is known when it is, normalised, among the accepted answers of any dev question of
     these rows. Memory alone could answer such a question (Lewis et al. 2021).
     """
-    known = {normalize(a) for row in rows if row.split == "dev" for a in row.answers} - {""}
+    known = {normalize_answer(a) for row in rows if row.split == "dev" for a in row.answers} - {""}
     shares = {}
     for source in sorted({row.source for row in rows if row.split == "test"}):
         tested = [row for row in rows if row.split == "test" and row.source == source]
-        seen = sum(any(normalize(answer) in known for answer in row.answers) for row in tested)
+        seen = sum(
+            any(normalize_answer(answer) in known for answer in row.answers) for row in tested
+        )
         shares[source] = round(seen / len(tested), 4)
     return shares
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from atlas_lm.data.anserini_topics import Question
+from atlas_lm.runtime.normalization import normalize_answer
 from atlas_lm.types import Passage
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _words(text: str) -> list[str]:
@@ -93,17 +91,9 @@ class Evidence:
         return bool(self.supporting)
 
 
-def normalize(text: str) -> str:
-    """Return ``text`` after SQuAD's normalisation (Rajpurkar et al. 2016).
-
-    Lower case, without ASCII punctuation, without a, an, the, and with single spaces.
-    """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
-
-
 def bare_title(title: str) -> str:
     """Return a title, normalised, without what it has in brackets ("Mercury (planet)")."""
-    return normalize(_BRACKETS.sub("", title))
+    return normalize_answer(_BRACKETS.sub("", title))
 
 
 def usable_answers(answers: Iterable[str], rule: SupportRule) -> set[str]:
@@ -112,7 +102,7 @@ def usable_answers(answers: Iterable[str], rule: SupportRule) -> set[str]:
     Left out are those shorter than ``shortest_answer``, bare numbers below ``smallest_number``
     and numbers in words: they occur everywhere.
     """
-    return {answer for answer in map(normalize, answers) if _usable(answer, rule)}
+    return {answer for answer in map(normalize_answer, answers) if _usable(answer, rule)}
 
 
 def _usable(answer: str, rule: SupportRule) -> bool:
@@ -199,12 +189,12 @@ def find_evidence(
         best_rows: For each question the rows a strong retriever ranks best.
         rule: The numbers.
     """
-    texts = [normalize(f"{passage.title} {passage.text}").split() for passage in passages]
+    texts = [normalize_answer(f"{passage.title} {passage.text}").split() for passage in passages]
     words = [frozenset(text) for text in texts]
     idf = inverse_document_frequency(words)
     answers = [usable_answers(question.answers, rule) for question in questions]
     holders = find_phrases(texts, set().union(*answers))
-    asked = [normalize(question.text).split() for question in questions]
+    asked = [normalize_answer(question.text).split() for question in questions]
     named = named_passages(asked, [passage.title for passage in passages], rule)
     evidence = []
     for position, question in enumerate(asked):

@@ -27,13 +27,13 @@ from atlas_lm.evaluation.metrics import (
     gold_recall_at_k,
     has_answer,
     mrr,
-    normalize_answer,
     recall_at_k,
     rouge_l,
 )
 from atlas_lm.evaluation.records import AnswerRecord, Metrics, RankedPassage, write_predictions
 from atlas_lm.evaluation.report import comparison_table, metrics_table, to_json
 from atlas_lm.evaluation.run_card import RunFacts, write_run_card
+from atlas_lm.runtime.normalization import normalize_answer
 
 __all__ = [
     "DEFAULT_KS",

@@ -13,16 +13,10 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+from atlas_lm.runtime.normalization import normalize_answer
+
 _WORD = re.compile(r"[^\W_]+")
 _CHUNK = re.compile(r"\S+")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalize_answer(text: str) -> str:
-    """Return ``text`` after SQuAD's normalisation, which may leave nothing of it."""
-    without_punctuation = text.lower().translate(_NO_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", without_punctuation).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:

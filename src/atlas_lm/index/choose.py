@@ -7,7 +7,6 @@ a few rows of stays on disk, mapped. A fifth of the memory is left to everything
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from atlas_lm.runtime.errors import InputError
 
 USED = 0.8
 """Share of the memory that an index may take."""
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 TRAIN_ROWS = 262_144
 """Vectors a faiss index is trained on, where memory allows."""
 LEAST_ROWS_OF_CODES = 1000
@@ -67,19 +64,6 @@ def choose(count: int, dim: int, max_memory: int, *, dtype: str = "float16") -> 
         f"{_size(int(smallest.memory_bytes / USED))}, as {_name(smallest.settings)}{hint}; give "
         "more memory, split the index over several processes, or serve it from Milvus"
     )
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of a size such as 16GB, 500MB, 1.5g or 16GiB.
-
-    Raises:
-        InputError: it is none, or it is nothing.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    unit = match[2].lower() if match else ""
-    if match is None or (match[3] and not unit) or not float(match[1]):
-        raise InputError(f"{text!r} is no size of memory; write for instance 16GB or 500MB")
-    return int(float(match[1]) * (BINARY_UNITS[unit] if match[3] else UNITS[unit]))
 
 
 def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choice]:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ from atlas_lm.index.files import Manifest
 from atlas_lm.index.first_pass import CHUNK_ROWS, Found, Scorer, best_of_chunks
 from atlas_lm.index.storage import map_array
 from atlas_lm.index.vectors import OFFSET, Int8Vectors
+from atlas_lm.runtime.memory import usable_bytes
 
 PACKED_UP_TO = 32
 """Batches below this are faster over packed codes, and pack."""
@@ -66,7 +66,7 @@ class Int8Scan:
         """
         self.vectors = vectors
         self._mapped = mapped
-        fits = vectors.codes.numel() <= _packable_bytes()
+        fits = vectors.codes.numel() <= usable_bytes() // PACKED_SHARE
         self.may_pack = packing_supported() and (fits if pack is None else pack)
         self._packed: list[Any] = [None] * -(-len(vectors) // CHUNK_ROWS)
         self.largest_step = float(vectors.scales.max())
@@ -199,14 +199,6 @@ def _packed(codes: Tensor, scales: Tensor) -> Any:
 
 
 _PACKING = threading.Lock()
-
-
-def _packable_bytes() -> int:
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # a system without sysconf
-        return 0
-    return memory // PACKED_SHARE
 
 
 def load_codes(

@@ -4,7 +4,7 @@ from atlas_lm.index.size import IndexSize, index_size
 from atlas_lm.planning.advice import Change, Plan, Shortage, make_plan
 from atlas_lm.planning.machine import Machine, this_machine
 from atlas_lm.planning.models import PlannedModel, known_names, planned_model
-from atlas_lm.planning.request import PlanRequest, parse_bytes, parse_count
+from atlas_lm.planning.request import PlanRequest, parse_count
 from atlas_lm.planning.stages import Stage, stages, state_bytes
 from atlas_lm.planning.throughput import Throughput, assumed, measured
 
@@ -23,7 +23,6 @@ __all__ = [
     "known_names",
     "make_plan",
     "measured",
-    "parse_bytes",
     "parse_count",
     "planned_model",
     "stages",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from atlas_lm.runtime.memory import usable_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +34,9 @@ def this_machine(out: Path | None = None) -> Machine:
         place = place.parent
     gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return Machine(
-        ram_bytes=_ram_bytes(),
+        ram_bytes=usable_bytes(),
         gpu_bytes=int(gpu.total_memory) if gpu else 0,
         gpu_name=str(gpu.name) if gpu else "",
         disk_bytes=shutil.disk_usage(place).free,
         cores=torch.get_num_threads(),
     )
-
-
-def _ram_bytes() -> int:
-    """Return the memory this process may use: the machine's, or its control group's limit."""
-    try:
-        ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # a system without sysconf
-        return 0
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            ram = min(ram, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue
-    return ram

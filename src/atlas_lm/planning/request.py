@@ -13,7 +13,6 @@ Objective = Literal["pdist", "emdr2", "loop", "adist", "none"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +108,6 @@ def parse_count(text: str) -> int:
     value = _scaled(text, UNITS)
     if value is None or value < 1 or value != int(value):
         raise InputError(f"{text!r}: give a count such as 37M, 1.5B or 250000")
-    return int(value)
-
-
-def parse_bytes(text: str) -> int:
-    """Return a size such as 64GB, 80GiB or 500MB in bytes.
-
-    Raises:
-        InputError: it is none.
-    """
-    bare = text.strip().upper().removesuffix("B") if text.strip()[-1:] in "bB" else text
-    value = _scaled(bare, UNITS | BINARY)
-    if value is None or value <= 0:
-        raise InputError(f"{text!r}: give a size such as 64GB, 80GiB or 500MB")
     return int(value)
 
 
