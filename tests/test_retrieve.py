@@ -10,7 +10,7 @@ from atlas_lm.index import build
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.types import Batch, Example, Passage
+from atlas_lm.types import Batch, Example, Overlap, Passage
 from tests.tinyworld.world import draw, open_run
 
 
@@ -132,3 +132,28 @@ def test_several_indexes_are_opened_as_one(tmp_path):
     texts = {p.id: p.text for p in atlas.retrieve("who ?", count + 1).passages[0]}
     assert len(texts) == count + 1
     assert (texts[old.id], texts["new"]) == ("changed", "brand new")
+
+
+def test_passages_that_repeat_the_guarded_text_give_way_to_the_next(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    parts = {"retriever": atlas.trained_retriever, "index": atlas.index, "store": atlas.store}
+    asked = atlas.ask("who ?").examples[0]
+    plain = retrieve(Batch((asked,)), topk=4, **parts).passages[0]
+    guarded = replace(asked, overlap=Overlap(f"so {plain[1].text} it is", 2))
+    batch = Batch((guarded, asked))
+    found = retrieve(batch, topk=3, spare=5, **parts)
+    assert [passage.id for passage in found.passages[0]] == [plain[n].id for n in (0, 2, 3)]
+    assert found.rows[0].tolist() == atlas.store.rows_of(p.id for p in found.passages[0])
+    assert found.passages[1] == plain[:3]
+    assert found.leaked == (True, False)
+    short = retrieve(batch, topk=3, **parts).passages[0]
+    assert [passage.id for passage in short] == [plain[n].id for n in (0, 2, 1)]
+
+
+def test_the_retriever_is_asked_what_the_example_says(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    asked = atlas.ask("who ?").examples[0]
+    people = [passage.title for passage in atlas.store][:1][0]
+    other = replace(asked, sought=people)
+    found = atlas.retrieve(Batch((other,)), 3)
+    assert torch.equal(found.rows, atlas.retrieve(Batch((replace(asked, query=people),)), 3).rows)

@@ -47,6 +47,8 @@ from atlas_lm.types import (
 FORMAT_VERSION = 1
 KEPT_FILTERS = 16
 """Masks of rows kept in memory, a byte a passage each."""
+SPARE = 24
+"""Passages found beyond those asked for, to replace the ones that an overlap guard leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,14 @@ class Atlas:
             with phases("encode"):
                 inputs = self.reader.collate(batch.query, retrieved.passages)
                 loss = self.reader.loss(inputs, batch.target)
-            return Losses(loss, None, len(batch), rows=retrieved.rows)
+            return Losses(
+                loss, None, len(batch), metrics=leak_metrics(retrieved), rows=retrieved.rows
+            )
         read = self.measure(batch, phases=phases)
         assert read.measured is not None
         with phases("score"):
             retriever_loss, metrics = self.retriever_loss(read.measured)
-        return replace(read, retriever_total=retriever_loss, metrics=metrics)
+        return replace(read, retriever_total=retriever_loss, metrics={**read.metrics, **metrics})
 
     def accompany(self, *, train_retriever: bool) -> Losses:
         """Search for no query, so that a sharded index can be searched for those of others."""
@@ -139,8 +143,16 @@ class Atlas:
                 logit_temperature=self.objective.logit_temperature,
                 phases=phases,
             )
-        measured = Measured(batch.ids, tuple(batch.query), retrieved.passages, reading.signals)
-        return Losses(reading.loss, None, len(batch), rows=retrieved.rows, measured=measured)
+        return Losses(
+            reading.loss,
+            None,
+            len(batch),
+            metrics=leak_metrics(retrieved),
+            rows=retrieved.rows,
+            measured=Measured(
+                batch.ids, tuple(batch.retriever_query), retrieved.passages, reading.signals
+            ),
+        )
 
     def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
         """Return the objective's loss and diagnostics, summed over queries; fresh encoders."""
@@ -191,7 +203,14 @@ class Atlas:
             topk=topk,
             n_rerank=context.n_rerank,
             allowed_rows=self.allowed_rows(asked_for.filter),
+            spare=self._spare(topk),
         )
+
+    def _spare(self, topk: int) -> int:
+        """Return how many passages are found beyond ``topk`` for the overlap guard."""
+        if not self.config.task.pretext.overlap:
+            return 0
+        return max(min(SPARE, self.n_findable // 2 - topk), 0)
 
     def allowed_rows(self, wanted: Filter | None = None) -> Bool[Tensor, " n"] | None:
         """Return True for the rows that a filter lets be found; None where all may be.
@@ -353,3 +372,8 @@ class Atlas:
                 temporary / "atlas.json",
                 {"format_version": FORMAT_VERSION, **unstructure(self.config)},
             )
+
+
+def leak_metrics(retrieved: Retrieved) -> dict[str, float]:
+    """Return ``leaked``: for how many queries the overlap guard left passages out."""
+    return {"leaked": float(sum(retrieved.leaked))} if retrieved.leaked else {}

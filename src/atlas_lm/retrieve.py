@@ -15,6 +15,7 @@ from torch import Tensor
 
 from atlas_lm.index import Index
 from atlas_lm.passages.filters import Filter, rows_that_pass
+from atlas_lm.passages.overlap import Repeats
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
@@ -76,8 +77,12 @@ def retrieve(
     topk: int,
     n_rerank: int = 0,
     allowed_rows: Bool[Tensor, " n"] | None = None,
+    spare: int = 0,
 ) -> Retrieved:
     """Return the ``topk`` best passages of every query, best first, never an excluded one.
+
+    Nor one that repeats a query's `Overlap`, as long as ``spare`` others are enough to replace
+    them; where they are not, the best of those left out fill the gap.
 
     Args:
         batch: the queries, each with the passages it may not see.
@@ -87,22 +92,49 @@ def retrieve(
         topk: passages per query.
         n_rerank: candidates re-embedded before the best are kept; 0 for none.
         allowed_rows: True for the rows that may be found; all where None.
+        spare: passages found beyond ``topk``, to replace those that repeat.
 
     Raises:
         InputError: fewer than ``topk`` passages are left after exclusion.
     """
     with torch.no_grad(), evaluating(retriever):
-        query_emb = retriever.embed_queries(batch.query)
+        query_emb = retriever.embed_queries(batch.retriever_query)
         found = index.search(
             query_emb,
-            max(topk, n_rerank),
+            max(topk + spare, n_rerank),
             excluded_rows(batch, store),
             allowed_rows=allowed_rows,
         )
         rows, scores = found.rows.cpu(), found.scores.cpu()
         if n_rerank > topk:
             rows, scores = rerank(retriever, query_emb, store, rows)
-    return with_text(store, rows[:, :topk], scores[:, :topk])
+    if not any(example.overlap for example in batch.examples):
+        return with_text(store, rows[:, :topk], scores[:, :topk])
+    return without_overlap(batch, with_text(store, rows, scores), topk)
+
+
+def without_overlap(batch: Batch, found: Retrieved, topk: int) -> Retrieved:
+    """Return the ``topk`` best passages that do not repeat their query's `Overlap`.
+
+    Where too few are left the best of the others fill the gap, behind them.
+    """
+    orders, leaked = [], []
+    for example, passages in zip(batch.examples, found.passages, strict=True):
+        repeats = Repeats(example.overlap) if example.overlap else None
+        kept = [n for n, passage in enumerate(passages) if not (repeats and repeats(passage))]
+        leaked.append(kept[:topk] != list(range(min(topk, len(passages)))))
+        others = [n for n in range(len(passages)) if n not in set(kept)]
+        orders.append([*kept, *others][:topk])
+    order = torch.tensor(orders)
+    return Retrieved(
+        tuple(
+            tuple(passages[n] for n in chosen)
+            for passages, chosen in zip(found.passages, orders, strict=True)
+        ),
+        found.scores.gather(1, order),
+        found.rows.gather(1, order),
+        tuple(leaked),
+    )
 
 
 def filtered_rows(store: PassageStore, wanted: Filter) -> Bool[Tensor, " n"] | None:

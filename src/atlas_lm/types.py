@@ -114,6 +114,9 @@ class Retrieved:
     passages: tuple[tuple[Passage, ...], ...]
     scores: Float[Tensor, "bsz n_context"]
     rows: Int64[Tensor, "bsz n_context"]
+    leaked: tuple[bool, ...] = ()
+    """Whether passages were left out for each query because they repeat its `Overlap`; empty where
+    no query has one."""
 
     def first(self, n_context: int) -> Retrieved:
         """Keep the best ``n_context`` passages of every query."""
@@ -121,6 +124,7 @@ class Retrieved:
             tuple(passages[:n_context] for passages in self.passages),
             self.scores[:, :n_context],
             self.rows[:, :n_context],
+            self.leaked,
         )
 
 

@@ -125,7 +125,7 @@ def _score_batch(
     retrieved = atlas.retrieve(batch, n_context)
     inputs = atlas.reader.collate(batch.query, retrieved.passages)
     with torch.no_grad(), evaluating(retriever):
-        retriever_score = retriever.score(batch.query, retrieved.passages).cpu()
+        retriever_score = retriever.score(batch.retriever_query, retrieved.passages).cpu()
     log_prob = atlas.reader.score(inputs, batch.target).cpu()
     gold, loss, tokens = {}, {}, None
     for temperature in {objective.logit_temperature for objective in objectives.values()}:

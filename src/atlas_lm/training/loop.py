@@ -122,7 +122,7 @@ class _Run:
             phases=clock,
         )
         state.step += 1
-        state.freshness.observe(query for batch in batches for query in batch.query)
+        state.freshness.observe(query for batch in batches for query in batch.retriever_query)
         note_skip(state, done)
         with clock("round"):
             done = learn_from_round(state, cfg, done)
