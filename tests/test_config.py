@@ -9,7 +9,7 @@ from atlas_lm.runtime.errors import InputError
 
 OPTIONS = {
     "context": "passages_from n_context retriever_n_context n_rerank where as_of",
-    "data": "train validation shots shots_seed validation_limit index passages",
+    "data": "train mix validation shots shots_seed validation_limit index passages",
     "generation": "max_new_tokens min_new_tokens num_beams length_penalty",
     "objective": "objective temperature_score temperature_gold likelihood_floor "
     "kl_reduction emdr2_marginal adist_normaliser",
@@ -18,10 +18,11 @@ OPTIONS = {
     "staleness": "refresh_schedule refresh partial background probe_passages probe_every "
     "query_side",
     "task": "task query_template target_template sample_target seed pretext choices",
-    "training": "total_steps bsz accumulation_steps reader retriever freeze_retriever_steps "
+    "training": "total_steps bsz accumulation_steps parallel fsdp timeout_minutes "
+    "reader retriever freeze_retriever_steps "
     "signal_round signal_epochs signal_batches reader_loss_weight retriever_loss_weight "
     "precision seed log_every evaluate_every save_every "
-    "keep_last gradient_checkpointing_reader gradient_checkpointing_retriever dropout",
+    "keep_last best_metric gradient_checkpointing_reader gradient_checkpointing_retriever dropout",
 }
 """The frozen list of options: adding one is a deliberate change of this test."""
 

@@ -227,6 +227,37 @@ def in_order_of_ranks(values: Iterable[str]) -> list[str]:
     return [value for part in gather_json(list(values)) for value in part]
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor that is sharded over the processes as one of its own; others as they are.
+
+    Collective where it is sharded.
+    """
+    if not is_sharded(tensor):
+        return tensor
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    gathered: Tensor = tensor.to(mesh.device_type).full_tensor()  # type: ignore[attr-defined]
+    return gathered.to(tensor.device)
+
+
+def placed_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return ``value``, the same on all processes, on the device and in the shares of ``like``."""
+    value = value.to(like.device)
+    if not is_sharded(like):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether each process holds only a share of the tensor."""
+    if not is_started():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 def agree(error: BaseException | None) -> None:
     """Raise on every process where one has failed, so that none waits for it. Collective.
 

@@ -10,15 +10,41 @@ from atlas_lm.training.optim import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class FSDPConfig:
+    """How ``training.parallel = "fsdp"`` shards."""
+
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What gathered parameters are computed in; the shares and AdamW's moments stay in fp32."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What gradients are summed over the processes in."""
+    cpu_offload: bool = False
+    """Keep shares, gradients and moments in the CPU's memory, and update there."""
+
+    def __post_init__(self) -> None:
+        for name in ("param_dtype", "reduce_dtype"):
+            if getattr(self, name) not in ("fp32", "bf16"):
+                raise InputError(
+                    f"training.fsdp.{name}={getattr(self, name)!r}: choose one of fp32 or bf16"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A training run. One step is one optimizer update of both halves."""
 
     total_steps: int = 1000
     """Updates in the run."""
     bsz: int = 4
-    """Queries per micro-batch."""
+    """Queries per micro-batch, at most, in each process."""
     accumulation_steps: int = 1
-    """Micro-batches per update; the gradient is that of one batch of all their queries."""
+    """Micro-batches per update; the gradient is that of one batch of all their queries. Several
+    processes share out the same bsz x accumulation_steps queries."""
+    parallel: Literal["none", "ddp", "fsdp"] = "ddp"
+    """What several processes do: each has both halves whole (ddp), or a share of them (fsdp); none
+    refuses to run in several. One process that was started alone needs none of it."""
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    timeout_minutes: float = 30.0
+    """How long a process waits for the others before the run is given up."""
     reader: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4))
     """How the reader is updated."""
     retriever: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-5))
@@ -84,6 +110,14 @@ class TrainingConfig:
                 f"{self.retriever_updates} updates of the retriever (training.total_steps="
                 f"{self.total_steps}, training.freeze_retriever_steps="
                 f"{self.freeze_retriever_steps}); the peak would never be reached"
+            )
+        if self.parallel not in ("none", "ddp", "fsdp"):
+            raise InputError(
+                f"training.parallel={self.parallel!r}: choose one of none, ddp or fsdp"
+            )
+        if not self.timeout_minutes > 0:
+            raise InputError(
+                f"training.timeout_minutes={self.timeout_minutes}: give a number above 0"
             )
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"training.precision={self.precision!r}: choose one of fp32 or bf16")

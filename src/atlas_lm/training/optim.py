@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.training.lr_schedule import Schedule, lr_multiplier
 
@@ -112,7 +113,8 @@ class HalfOptimizer:
     def clip_gradients(self) -> float:
         """Scale the gradients down to ``max_grad_norm`` and return their norm before that."""
         limit = self.config.max_grad_norm or math.inf
-        return float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        return float(distributed.whole(norm))
 
     def update(self, step: int) -> None:
         """Move the parameters by their gradients, at the learning rates of ``step``."""
@@ -125,9 +127,12 @@ class HalfOptimizer:
         self.adamw.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return AdamW's moments as ``parameter/moment``; empty before the first update."""
+        """Return AdamW's moments as ``parameter/moment``; empty before the first update.
+
+        Collective where the parameters are sharded.
+        """
         return {
-            f"{name}/{key}": self.adamw.state[parameter][key]
+            f"{name}/{key}": distributed.whole(self.adamw.state[parameter][key])
             for name, parameter in self.parameters.items()
             for key in ADAM_STATE
             if parameter in self.adamw.state
@@ -150,7 +155,7 @@ class HalfOptimizer:
             parameter = self.parameters[name]
             moments = {key: tensors[f"{name}/{key}"].clone() for key in ADAM_STATE}
             self.adamw.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device)
+                key: value if key == "step" else distributed.placed_like(value, parameter)
                 for key, value in moments.items()
             }
 

@@ -1,0 +1,40 @@
+"""Several processes do what one does on the same global batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+import torch
+
+from tests.index.sharded_worker import run_processes
+from tests.training import parallel_world
+from tests.training.parallel_world import CASES, case, cases
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(autouse=True)
+def preload():
+    multiprocessing.set_forkserver_preload([parallel_world.__name__, "atlas_lm.index.sharded"])
+
+
+def same(found, expected):
+    gradients, metrics = found
+    wanted, wanted_metrics = expected
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-5, atol=1e-5)
+    assert [one.keys() for one in metrics] == [one.keys() for one in wanted_metrics]
+    for one, other in zip(metrics, wanted_metrics, strict=True):
+        for name, value in other.items():
+            assert one[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_replicated_processes_do_what_one_does(tmp_path, size):
+    results = run_processes(cases, size, tmp_path, tuple(CASES), "ddp")
+    for name in CASES:
+        expected = case(name)
+        for result in results:
+            same(result[name], expected)
