@@ -37,11 +37,28 @@ class HalfConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """One source of a mixture of tasks."""
+
+    task: str = ""
+    """Its task; empty: the recipe's own."""
+    path: str = ""
+    """Its data file; empty for tasks that make their examples of the passages."""
+    weight: float = 1.0
+    """Its share of the examples, relative to the others' weights."""
+    shots: int = 0
+    """Draw this many of its examples by data.shots_seed; 0 takes all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the questions and the passages are."""
 
     train: str = ""
-    """Training questions, JSONL."""
+    """Training examples: JSONL (.gz, .zst) or a directory of save_to_disk. Empty with task mlm, lm
+    or section, whose examples are made of the passages."""
+    mix: tuple[MixConfig, ...] = ()
+    """Several sources instead of one, mixed by weight; a [[data.mix]] table each."""
     validation: str = ""
     """Questions for the evaluations during training; none where empty."""
     shots: int = 0
@@ -54,6 +71,14 @@ class DataConfig:
     """An index made for this retriever; where empty it is built from `passages` into the run."""
     passages: tuple[str, ...] = ()
     """Passage files, JSONL."""
+
+    def __post_init__(self) -> None:
+        if self.mix and (self.train or self.shots):
+            name = "train" if self.train else "shots"
+            raise InputError(
+                f"data.{name}={getattr(self, name)!r} has no effect beside data.mix; write it as "
+                "path or shots of one of its tables"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

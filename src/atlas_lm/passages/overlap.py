@@ -20,6 +20,7 @@ class Repeats:
         self._runs = _runs(overlap.text, overlap.words)
 
     def __call__(self, passage: Passage) -> bool:
+        """Return whether the passage repeats the text."""
         return bool(self._runs) and not self._runs.isdisjoint(_runs(passage.text, self._words))
 
 
