@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from atlas_lm.cli.common import add_json_argument, print_json
-from atlas_lm.cli.joint import open_halves, open_or_build_index, run_joint, training_examples
+from atlas_lm.cli.joint import Watch, open_halves, open_or_build_index, run_joint, training_examples
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
+from atlas_lm.training.trackers import TRACKERS
 
 HELP = "Fine-tune retriever and reader together, or pre-train a retriever, as a recipe says."
 EXAMPLE = (
@@ -26,15 +27,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
-    parser.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard too")
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        choices=list(TRACKERS),
+        help="send metrics there, too; may be given several times",
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="as --track tensorboard")
+    parser.add_argument(
+        "--profile",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write a trace of N steps by torch's profiler to OUT/profile",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="start even where the plan says it cannot fit"
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
     path = find_recipe(args.recipe)
-    if read_toml(path).get("kind") == "contrastive":
-        return _pretrain(path, args)
+    if (kind := read_toml(path).get("kind", "joint")) != "joint":
+        return _other(kind, path, args)
     config = load_recipe(path, args.overrides, RunConfig)
     out = Path(args.out)
     atlas = open_halves(config).to(args.device)
@@ -55,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         validation,
         out,
         resume=args.resume,
-        tensorboard=args.tensorboard,
+        watch=Watch(track=watched(args), profile=args.profile),
     )
     own = out / "index"
     result = {
@@ -76,9 +94,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pretrain(path: Path, args: argparse.Namespace) -> int:
-    from atlas_lm.cli.pretrain import run_recipe
+def watched(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the trackers asked for."""
+    return (*args.track, *(["tensorboard"] if args.tensorboard else []))
 
-    if args.resume:
-        raise InputError("a contrastive recipe cannot be resumed; run it again without --resume")
-    return run_recipe(path, args)
+
+def _other(kind: str, path: Path, args: argparse.Namespace) -> int:
+    """Run a recipe that is no joint run."""
+    if kind == "nano":
+        from atlas_lm.cli import nano
+
+        return nano.run_recipe(path, args)
+    if kind in ("contrastive", "supervised"):
+        from atlas_lm.cli import pretrain
+
+        return pretrain.run_recipe(path, args)
+    kinds = ("joint", "contrastive", "supervised", "nano")
+    raise InputError(
+        f"{path}: unknown kind {kind!r}{did_you_mean(str(kind), kinds)}; known: {', '.join(kinds)}"
+    )

@@ -67,6 +67,13 @@ def _check_keys(table: Any, config: type, place: str, path: tuple[str, ...]) -> 
             if not isinstance(value, Mapping):
                 raise InputError(f"{place}: {dotted} is a table, not {value!r}")
             _check_keys(value, inner, place, (*path, key))
+        if typing.get_origin(inner) is tuple and dataclasses.is_dataclass(
+            row := typing.get_args(inner)[0]
+        ):
+            if not (isinstance(value, list) and all(isinstance(each, Mapping) for each in value)):
+                raise InputError(f"{place}: {dotted} is a list of tables, not {value!r}")
+            for number, each in enumerate(value):
+                _check_keys(each, typing.cast("type", row), place, (*path, f"{key}[{number}]"))
 
 
 def _converter() -> cattrs.Converter:
@@ -144,4 +151,6 @@ def _plain(value: Any) -> Any:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
     return value

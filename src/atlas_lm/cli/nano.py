@@ -1,0 +1,263 @@
+"""A small model in stages, as a recipe of ``kind = "nano"`` says: the recipe ``atlas_nano``.
+
+``OUT`` holds ``retriever/`` (where one is trained), ``start/`` (the reader as it was drawn),
+``index/``, ``data/`` (what each stage is asked) and one run directory a stage, with ``model/`` and
+``measured.json``; the last stage's model is what the recipe makes. Whatever is there already is not
+made again, so a run that was stopped goes on where it was with ``--resume``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from atlas_lm.cli.common import print_json
+from atlas_lm.cli.joint import build_index, open_halves, run_joint, training_examples
+from atlas_lm.cli.nano_config import NanoConfig, NanoStage
+from atlas_lm.config import DataConfig, HalfConfig, RunConfig, load_recipe, save_recipe
+from atlas_lm.data.lookups import LookupConfig, lookups, split_names
+from atlas_lm.data.minipedia import prepare_minipedia
+from atlas_lm.data.nano_clozes import clozes
+from atlas_lm.data.nano_reader import new_reader, whole_words
+from atlas_lm.evaluation import measure
+from atlas_lm.model import Atlas
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.reader.fid import FiDReader
+from atlas_lm.retriever import BiEncoder, contrastive
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_path, read_json
+from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.settings import cache_dir
+from atlas_lm.tasks import TaskConfig, load_examples
+
+HELD_OUT_SEED = 1_000_003
+"""Seed of the look-ups that are measured; their names are never trained on either."""
+
+_TASKS = {
+    "lookups": TaskConfig(task="base"),
+    "clozes": TaskConfig(task="base"),
+    "questions": TaskConfig(task="qa", query_template="{question}", target_template="{answer}"),
+}
+
+
+_KEPT = {
+    "lookups": ("exact_match", "f1"),
+    "questions": ("exact_match", "f1", "recall_at_1", "recall_at_5", "recall_at_20"),
+}
+
+
+def run_recipe(path: Path, args: argparse.Namespace) -> int:
+    """Go through the stages, or on with them, and report where the model lies."""
+    config = load_recipe(path, args.overrides, NanoConfig)
+    run = NanoRun(Path(args.out), config, device=args.device)
+    run.start(resume=args.resume)
+    for number, stage in enumerate(config.stages):
+        if not run.train(number, stage):
+            notice(f"go on with: atlas-lm train {run.out}/recipe.toml --out {run.out} --resume")
+            return 0
+        run.measure(stage)
+    result = run.finish()
+    if args.json:
+        print_json(result)
+    else:
+        notice(
+            f"model: {result['model']}\nindex: {result['index']}\n{json.dumps(result['stages'])}"
+        )
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoRun:
+    """One staged run on disk."""
+
+    out: Path
+    config: NanoConfig
+    device: str = "cpu"
+
+    def start(self, *, resume: bool) -> None:
+        """Make what every stage needs: retriever, index, data and the reader as drawn.
+
+        Raises:
+            InputError: ``out`` holds a run and it is not to be resumed, or nothing and it is.
+        """
+        recipe = self.out / "recipe.toml"
+        if recipe.is_file() and not resume:
+            raise InputError(
+                f"{self.out}: holds an earlier run; go on with --resume, or choose another --out"
+            )
+        if resume and not recipe.is_file():
+            raise InputError(f"{self.out}: no run to resume; train without --resume")
+        save_recipe(recipe, self.config)
+        if not self.config.retriever and not (self.out / "retriever").is_dir():
+            contrastive.run_recipe(self.config.contrastive, self.store, self.out / "retriever")
+        index = self.out / "index"
+        if not index.is_dir():
+            retriever = BiEncoder.from_pretrained(self.retriever).to(self.device)
+            build_index(Atlas(retriever, None), self.store, index)
+        if not (self.out / "start").is_dir():
+            texts = (text for passage in self.store for text in (passage.title, passage.text))
+            new_reader(texts, self.config.reader).save_pretrained(self.out / "start")
+        for stage in self.config.stages:
+            self._write(stage.name, lambda stage=stage: self.rows(stage))
+        self._write("held-out-lookups", self._held_out)
+
+    @cached_property
+    def store(self) -> PassageStore:
+        """The passages."""
+        return PassageStore.open(self.config.passages or [self.minipedia / "passages.jsonl"])
+
+    @cached_property
+    def minipedia(self) -> Path:
+        """Minipedia, made where it is not there yet."""
+        data = cache_dir() / "minipedia"
+        prepare_minipedia(data)
+        return data
+
+    @property
+    def retriever(self) -> str:
+        """Where the retriever is."""
+        return self.config.retriever or str(self.out / "retriever")
+
+    @property
+    def validation(self) -> Path:
+        """The questions that are measured."""
+        own = self.config.validation
+        return Path(own) if own else self.minipedia / "supported" / "validation.jsonl"
+
+    def rows(self, stage: NanoStage) -> Iterator[Mapping[str, Any]]:
+        """Yield what a stage is asked."""
+        if stage.data == "lookups":
+            return lookups(self._names(stage.lookups)[0], stage.lookups)
+        if stage.data == "clozes":
+            return clozes(self.store, stage.clozes)
+        held = {row["question"] for row in _read(self.validation)}
+        train = Path(self.config.train or self.minipedia / "answerable" / "dev.jsonl")
+        return (row for row in _read(train) if row["question"] not in held)
+
+    def stage_config(self, number: int, stage: NanoStage) -> RunConfig:
+        """Return the joint run that a stage is."""
+        before = self.config.stages[number - 1].name if number else None
+        reader = self.out / before / "model" / "reader" if before else self.out / "start"
+        retrieves = stage.context.passages_from == "index"
+        moved = self.out / before / "model" / "retriever" if before else Path()
+        retriever = str(moved) if moved.is_dir() and before else self.retriever
+        return RunConfig(
+            title=f"{self.config.title}: {stage.name}",
+            reader=HalfConfig(path=str(reader)),
+            retriever=HalfConfig(path=retriever if retrieves else ""),
+            data=DataConfig(
+                train=str(self.out / "data" / f"{stage.name}.jsonl"),
+                index=str(self.out / "index") if retrieves else "",
+            ),
+            task=_TASKS[stage.data],
+            context=stage.context,
+            objective=self.config.objective,
+            staleness=self.config.staleness,
+            training=stage.training,
+            generation=self.config.generation,
+        )
+
+    def train(self, number: int, stage: NanoStage) -> bool:
+        """Train a stage to its end; return False where it was asked to stop before."""
+        out = self.out / stage.name
+        if (out / "model").is_dir():
+            return True
+        config = self.stage_config(number, stage)
+        atlas = open_halves(config).to(self.device)
+        if config.data.index:
+            atlas.open_index(config.data.index)
+        examples = training_examples(config, atlas.config.task)
+        notice(f"{stage.name}: {len(examples)} {stage.data}, {stage.training.total_steps} updates")
+        resume = any((out / "checkpoints").glob("step-*"))
+        return run_joint(atlas, config, examples, [], out, resume=resume).finished
+
+    def measure(self, stage: NanoStage) -> None:
+        """Measure a finished stage on held-out look-ups and questions, once."""
+        file = self.out / stage.name / "measured.json"
+        if file.is_file():
+            return
+        model = self.out / stage.name / "model"
+        reader = FiDReader.from_pretrained(model / "reader")
+        found: dict[str, Any] = {"stage": stage.name}
+        for name, config in self._measurements(stage).items():
+            own = model / "retriever"
+            retriever = BiEncoder.from_pretrained(own if own.is_dir() else self.retriever)
+            atlas = Atlas(retriever, reader, config.model).to(self.device)
+            if config.context.passages_from == "index":
+                atlas.open_index(self.out / "index")
+            asked = load_examples(config.data.validation, config.task, limit=self.config.measured)
+            means = measure(atlas, asked, ks=(1, 5, 20), bsz=16).metrics.means()
+            kept = [metric for metric in _KEPT[name] if metric in means]
+            found |= {name: len(asked)}
+            found |= {f"{name}_{metric}": round(means[metric], 4) for metric in kept}
+        notice(json.dumps(found))
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(found) + "\n", "utf-8")
+
+    def finish(self) -> dict[str, Any]:
+        """Return where the last stage's model and the index are, and what was measured."""
+        last = self.config.stages[-1].name
+        return {
+            "model": str(self.out / last / "model"),
+            "index": str(self.out / "index"),
+            "stages": [
+                read_json(self.out / stage.name / "measured.json", what="a measured stage")
+                for stage in self.config.stages
+            ],
+        }
+
+    def _measurements(self, stage: NanoStage) -> dict[str, RunConfig]:
+        questions = next((s for s in self.config.stages if s.data == "questions"), stage)
+        given = dataclasses.replace(
+            questions.context, passages_from="file", n_context=4, retriever_n_context=4
+        )
+        found = dataclasses.replace(
+            questions.context, passages_from="index", n_context=5, retriever_n_context=5
+        )
+        common = {"generation": self.config.generation}
+        return {
+            "lookups": RunConfig(
+                task=_TASKS["lookups"],
+                context=given,
+                data=DataConfig(validation=str(self.out / "data" / "held-out-lookups.jsonl")),
+                **common,
+            ),
+            "questions": RunConfig(
+                task=_TASKS["questions"],
+                context=found,
+                data=DataConfig(validation=str(self.validation)),
+                **common,
+            ),
+        }
+
+    def _held_out(self) -> Iterator[Mapping[str, Any]]:
+        hardest = [stage.lookups for stage in self.config.stages if stage.data == "lookups"]
+        own = dataclasses.replace(
+            hardest[-1] if hardest else LookupConfig(), passages=4, seed=HELD_OUT_SEED
+        )
+        return islice(lookups(self._names(own)[1], own), self.config.measured)
+
+    def _names(self, config: LookupConfig) -> tuple[list[str], list[str]]:
+        if config.names == "words":
+            tokenizer = FiDReader.from_pretrained(self.out / "start").tokenizer
+            return split_names(whole_words(tokenizer), words=1)
+        return split_names([passage.title for passage in self.store], words=config.name_words)
+
+    def _write(self, name: str, rows: Any) -> None:
+        """Write rows as JSONL, unless they are there."""
+        file = self.out / "data" / f"{name}.jsonl"
+        if not file.is_file():
+            with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
+
+
+def _read(path: Path) -> Iterable[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from atlas_lm.cli import main
+from atlas_lm.cli.nano_config import NanoConfig
+from atlas_lm.config import find_recipe, load_recipe
+from atlas_lm.runtime.errors import InputError
+
+STAGE = """
+[[stages]]
+name = "{name}"
+data = "{data}"
+context = {{ passages_from = "{source}", n_context = 2, retriever_n_context = 2 }}
+lookups = {{ count = 40, passages = 2, name_words = 1 }}
+training = {{ total_steps = 3, freeze_retriever_steps = 3, bsz = 2, save_every = 1, log_every = 1 }}
+"""
+HEAD = """
+kind = "nano"
+passages = ["{passages}"]
+train = "{train}"
+validation = "{validation}"
+measured = 4
+[reader]
+vocab_size = 300
+dim = 16
+heads = 2
+intermediate = 16
+layers = 1
+decoder_layers = 1
+text_maxlength = 24
+target_maxlength = 6
+[contrastive]
+vocab_size = 200
+dim = 16
+heads = 2
+layers = 0
+batch_size = 8
+steps = 2
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "id": f"p{n}",
+            "title": f"Town{n}",
+            "text": f"Town{n} is a town near Castle Rock. It was built by Ann Lee in {1700 + n}.",
+        }
+        for n in range(60)
+    ]
+    questions = [
+        {"question": f"when was Town{n} built", "answers": [f"{1700 + n}"]} for n in (1, 2)
+    ]
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("passages", "train", "validation")}
+    for name, lines in (
+        ("passages", rows),
+        ("train", [{**row, "id": str(n)} for n, row in enumerate(questions * 3)]),
+        ("validation", [{"id": "v", "question": "when was Town5 built", "answers": ["1705"]}]),
+    ):
+        paths[name].write_text("".join(f"{json.dumps(row)}\n" for row in lines))
+    stages = [
+        ("copy", "lookups", "file"),
+        ("gaps", "clozes", "index"),
+        ("ask", "questions", "index"),
+    ]
+    text = HEAD.format(**paths) + "".join(
+        STAGE.format(name=name, data=data, source=source) for name, data, source in stages
+    )
+    path = tmp_path / "nano.toml"
+    path.write_text(text)
+    return path
+
+
+def train(recipe: Path, out: Path, capsys, *options: str) -> dict:
+    assert main(["train", str(recipe), "--out", str(out), "--json", *options]) == 0
+    said = capsys.readouterr().out
+    return json.loads(said) if said else {}
+
+
+@pytest.mark.slow
+def test_stages_follow_one_another_and_a_stopped_run_goes_on_where_it_was(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    whole = train(recipe, tmp_path / "whole", capsys)
+    assert [stage["stage"] for stage in whole["stages"]] == ["copy", "gaps", "ask"]
+    assert set(whole["stages"][0]) >= {"lookups_exact_match", "questions_exact_match"}
+    assert main(["train", str(recipe), "--out", str(tmp_path / "whole")]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+    from atlas_lm.training import loop
+
+    real, calls = loop.update, iter(range(100))
+
+    def interrupted(*args, **kwargs):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "update", interrupted)
+    assert main(["train", str(recipe), "--out", str(tmp_path / "cut"), "--json"]) == 130
+    monkeypatch.setattr(loop, "update", real)
+    resumed = train(recipe, tmp_path / "cut", capsys, "--resume")
+    one, other = (
+        load_file(Path(result["model"]) / "reader" / "model.safetensors")
+        for result in (whole, resumed)
+    )
+    assert all((one[name] == other[name]).all() for name in one)
+    assert whole["stages"] == resumed["stages"]
+
+
+def test_the_recipe_is_a_curriculum_that_copies_before_it_answers():
+    config = load_recipe(find_recipe("atlas_nano"), [], NanoConfig)
+    assert [stage.data for stage in config.stages] == ["lookups", "lookups", "clozes", "questions"]
+    assert 4000 <= config.reader.vocab_size <= 8192
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('name = "gaps"', 'name = "copy"', "used twice"),
+        ('name = "gaps"', 'name = "a/b"', "letters, digits"),
+        ('passages_from = "file"', 'passages_from = "index"', "lookups come from the file"),
+        ("lookups = {", "lookup = {", r"unknown key 'stages\[0\].lookup'"),
+    ],
+)
+def test_a_wrong_stage_is_refused_by_name(recipe, old, new, named):
+    recipe.write_text(recipe.read_text().replace(old, new, 1))
+    with pytest.raises(InputError, match=named):
+        load_recipe(recipe, [], NanoConfig)
+
+
+def test_an_unknown_kind_is_refused_with_the_nearest_one(recipe, tmp_path, capsys):
+    recipe.write_text(recipe.read_text().replace('kind = "nano"', 'kind = "nono"'))
+    assert main(["train", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    assert "did you mean 'nano'" in capsys.readouterr().err
