@@ -1,12 +1,9 @@
 import io
 import json
-import sys
 
-import pytest
 from rich.console import Console
 
 from atlas_lm.runtime import logs
-from atlas_lm.runtime.errors import InputError
 from atlas_lm.training import RunLog
 
 
@@ -61,7 +58,8 @@ def test_a_terminal_sees_the_latest_metrics_and_a_bar(tmp_path, monkeypatch):
     assert "something to say" in shown
 
 
-def test_tensorboard_that_is_not_installed_is_named_with_its_remedy(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install 'atlas-lm\[tracking\]'"):
-        RunLog(tmp_path / "metrics.jsonl", total_steps=4, tensorboard=tmp_path / "tb")
+def test_a_plain_line_shows_where_the_time_went(tmp_path, capsys):
+    with RunLog(tmp_path / "metrics.jsonl", total_steps=4) as log:
+        shares = {"share_encode": 0.6, "share_backward": 0.3, "share_data": 0.001}
+        log(1, {"reader_loss": 2.0, "peak_mb_encode": 100.0, **shares})
+    assert "step 1/4  reader_loss 2  encode 60% backward 30%\n" in capsys.readouterr().err

@@ -208,6 +208,7 @@ def run(
     data=None,
     staleness=None,
     launcher=None,
+    after=None,
 ):
     """Train in ``path`` from the start, or from the newest checkpoint there."""
     model = model or FakeAtlas()
@@ -224,6 +225,7 @@ def run(
         checkpoints=checkpoints,
         log=lambda step, metrics: log.append((step, dict(metrics))),
         evaluate=evaluate,
+        after_step=after,
     )
     return Run(model, state, outcome, log)
 

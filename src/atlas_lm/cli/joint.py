@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from atlas_lm.cli.examples import check_enough_passages
+from atlas_lm.cli.examples import training_examples as training_examples
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
 from atlas_lm.evaluation import measure
 from atlas_lm.index import FlatIndex, build
@@ -15,6 +19,7 @@ from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.runtime.structure import unstructure
 from atlas_lm.staleness import (
     AlwaysFresh,
@@ -24,9 +29,13 @@ from atlas_lm.staleness import (
     train_query_side_only,
 )
 from atlas_lm.staleness.process import ProcessLauncher
-from atlas_lm.tasks import TaskConfig, find_task, load_examples, sample_shots, with_wording
-from atlas_lm.training import Checkpoints, Outcome, RunLog, new_state, train
+from atlas_lm.tasks import find_task, with_wording
+from atlas_lm.training import Checkpoints, Outcome, RunLog, TrainState, new_state, train
 from atlas_lm.training.lock import run_lock
+from atlas_lm.training.loop import model_device
+from atlas_lm.training.profile import StepProfiler
+from atlas_lm.training.run_log import write_phases
+from atlas_lm.training.trackers import TrackedRun, open_trackers
 from atlas_lm.types import Example
 
 START_INDEX = "index-start"
@@ -78,6 +87,7 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
             raise InputError("give data.index, or data.passages to build one from")
         build_index(atlas, PassageStore.open([Path(p) for p in config.data.passages]), path)
     atlas.open_index(path)
+    check_enough_passages(atlas)
     return path
 
 
@@ -87,79 +97,82 @@ def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0)
     build(store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step)
 
 
-def training_examples(config: RunConfig, task: TaskConfig) -> list[Example]:
-    """Return the training questions: all of them, or as many shots as the recipe draws."""
-    if not config.data.train:
-        raise InputError("data.train is empty; name a file of training questions (JSONL)")
-    examples = load_examples(config.data.train, task)
-    if not config.data.shots:
-        return examples
-    if config.data.shots > len(examples):
-        raise InputError(
-            f"data.shots={config.data.shots}, but {config.data.train} holds {len(examples)} "
-            "questions; set data.shots=0 to train on all of them"
-        )
-    return sample_shots(examples, config.data.shots, seed=config.data.shots_seed)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What to record of a run beside its JSONL log."""
+
+    track: tuple[str, ...] = ()
+    """Trackers; see `training.trackers`."""
+    profile: int = 0
+    """Steps that torch's profiler records."""
 
 
 def run_joint(
     atlas: Atlas,
     config: RunConfig,
-    examples: list[Example],
-    validation: list[Example],
+    examples: Sequence[Example],
+    validation: Sequence[Example],
     out: Path,
     *,
     resume: bool = False,
-    tensorboard: bool = False,
+    watch: Watch = Watch(),
 ) -> Outcome:
     """Train both halves, then save the model to ``out/model`` and, if it moved, its index.
 
-    The run directory holds ``recipe.toml`` (resolved), ``metrics.jsonl`` and ``checkpoints/``.
-    A run that is stopped saves a checkpoint and no model.
+    The run directory holds ``recipe.toml`` (resolved), ``metrics.jsonl``, ``phases.json`` and
+    ``checkpoints/``. A run that is stopped saves a checkpoint and no model.
 
     Raises:
         InputError: another run is at work in ``out``, or an earlier one was and is not resumed.
     """
     with run_lock(out):
-        return _run_locked(atlas, config, examples, validation, out, resume, tensorboard)
+        checkpoints = Checkpoints(
+            out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
+        )
+        if not resume:
+            checkpoints.require_none()
+        freshness = keeper(atlas, config, out)
+        state = new_state(atlas, examples, config.training, freshness=freshness)
+        if resume:
+            notice(f"resuming from {checkpoints.load(state)}")
+        save_recipe(out / "recipe.toml", config)
+        evaluation = (lambda: _evaluate(atlas, validation)) if validation else None
+        outcome = _train(state, config, checkpoints, out, evaluation, watch)
+        if outcome.finished:
+            shutil.rmtree(out / BACKGROUND, ignore_errors=True)
+            _finish(atlas, config, out, outcome)
+    return outcome
 
 
-def _run_locked(
-    atlas: Atlas,
+def _train(
+    state: TrainState,
     config: RunConfig,
-    examples: list[Example],
-    validation: list[Example],
+    checkpoints: Checkpoints,
     out: Path,
-    resume: bool,
-    tensorboard: bool,
+    evaluation: Callable[[], dict[str, float]] | None,
+    watch: Watch,
 ) -> Outcome:
-    checkpoints = Checkpoints(
-        out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
-    )
-    if not resume:
-        checkpoints.require_none()
-    freshness = keeper(atlas, config, out)
-    state = new_state(atlas, examples, config.training, freshness=freshness)
-    if resume:
-        notice(f"resuming from {checkpoints.load(state)}")
-    save_recipe(out / "recipe.toml", config)
+    """Train under the log, the trackers and the profiler; leave ``phases.json``."""
+    run = TrackedRun(out=out, title=config.title, config=checkpoints.config, first_step=state.step)
     log = RunLog(
         out / "metrics.jsonl",
         total_steps=config.training.total_steps,
         first_step=state.step,
-        tensorboard=out / "tensorboard" if tensorboard else None,
+        trackers=open_trackers(watch.track, run),
     )
-    with log:
+    clock = PhaseClock(model_device(state))
+    profiler = StepProfiler(out, watch.profile) if watch.profile else None
+    with log, profiler or nullcontext():
         outcome = train(
             state,
             config.training,
             checkpoints=checkpoints,
             log=log,
-            evaluate=(lambda: _evaluate(atlas, validation)) if validation else None,
+            evaluate=evaluation,
+            clock=clock,
+            after_step=profiler,
         )
-    if outcome.finished:
-        shutil.rmtree(out / BACKGROUND, ignore_errors=True)
-        _finish(atlas, config, out, outcome)
+    write_phases(out, clock)
     return outcome
 
 

@@ -76,8 +76,8 @@ def helpful(phase: str, cfg: TrainingConfig) -> list[str]:
         "smaller": "reader.path: a smaller reader",
         "keep": "training.keep_last=1 and a larger save_every: fewer copies under way",
     }
-    names = _BY_PHASE.get(phase, _BY_PHASE["encode"])
-    return [general[name] for name in (*names, *_BY_PHASE["encode"]) if general[name]][:8]
+    names = dict.fromkeys((*_BY_PHASE.get(phase, ()), *_BY_PHASE["encode"], *_BY_PHASE["update"]))
+    return [general[name] for name in names if general[name]]
 
 
 _BY_PHASE = {

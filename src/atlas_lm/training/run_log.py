@@ -1,25 +1,26 @@
-"""Metrics, kept and shown: JSONL always, a live view on a terminal, TensorBoard where asked for."""
+"""Metrics, kept and shown: JSONL always, a live view on a terminal, trackers where asked for."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
 from atlas_lm.runtime import logs
-from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_path
+from atlas_lm.runtime.files import atomic_path, write_json
+from atlas_lm.runtime.phases import PhaseClock
+from atlas_lm.training.trackers import Tracker
 
 SHOWN = ("reader_loss", "retriever_loss", "kl", "exact_match", "queries_per_second")
 """What a plain line shows, off a terminal."""
+_PHASES = ("share_", "peak_mb_")
 
 
 class RunLog:
@@ -32,10 +33,7 @@ class RunLog:
         total_steps: For the progress bar and its estimate.
         first_step: Where the run starts or resumes; records of later steps, left by a run that
             was killed after its last checkpoint, are dropped.
-        tensorboard: Directory for TensorBoard; None for none.
-
-    Raises:
-        InputError: TensorBoard is asked for and not installed.
+        trackers: Receive every line as well, and are closed at the end.
     """
 
     def __init__(
@@ -44,9 +42,9 @@ class RunLog:
         *,
         total_steps: int,
         first_step: int = 0,
-        tensorboard: str | Path | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        self._writer = _summary_writer(tensorboard) if tensorboard is not None else None
+        self._trackers = tuple(trackers)
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._forget_after(first_step)
@@ -67,9 +65,8 @@ class RunLog:
         self._progress.update(self._task, completed=step)
         if self._live is None:
             logs.notice(_line(step, self._total, metrics))
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
 
     def __enter__(self) -> RunLog:
         if self._live is not None:
@@ -85,13 +82,15 @@ class RunLog:
         if self._live is not None:
             self._live.stop()
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def _view(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for name, value in self._latest.items():
-            table.add_row(name, _short(value))
+            if not name.startswith(_PHASES):
+                table.add_row(name, _short(value))
+        table.add_row("time", shares_line(self._latest))
         return Group(table, self._progress.get_renderable())
 
     def _forget_after(self, step: int) -> None:
@@ -117,20 +116,40 @@ def _json_numbers(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _line(step: int, total: int, metrics: Mapping[str, float]) -> str:
-    shown = [name for name in SHOWN if name in metrics] or list(metrics)
-    return f"step {step}/{total}  " + "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
+    others = [name for name in metrics if not name.startswith(_PHASES)]
+    shown = [name for name in SHOWN if name in metrics] or others
+    line = f"step {step}/{total}  " + "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
+    return f"{line}  {phases}" if (phases := shares_line(metrics)) else line
+
+
+def shares_line(metrics: Mapping[str, float], *, least: float = 0.02) -> str:
+    """Return the shares of the phases as ``encode 41% backward 33% ...``, small ones left out."""
+    shares = {
+        name.removeprefix("share_"): value
+        for name, value in metrics.items()
+        if name.startswith("share_") and value >= least
+    }
+    largest = sorted(shares.items(), key=lambda entry: -entry[1])
+    return " ".join(f"{name} {value:.0%}" for name, value in largest)
+
+
+def write_phases(out: Path, clock: PhaseClock) -> None:
+    """Show how the time of a run was spent, and write it with peaks to ``OUT/phases.json``."""
+    seconds = max(clock.seconds, 1e-9)
+    table = {
+        name: {
+            "seconds": round(total.seconds, 3),
+            "share": round(total.seconds / seconds, 4),
+            "peak_mb": round(total.peak_bytes / 1e6, 1) or None,
+        }
+        for name, total in clock.summary().items()
+    }
+    write_json(out / "phases.json", {"seconds": round(seconds, 3), "phases": table})
+    shares = {f"share_{name}": row["share"] or 0.0 for name, row in table.items()}
+    peak = max((total.peak_bytes for total in clock.totals.values()), default=0)
+    notice = f"{seconds:.0f} s: {shares_line(shares, least=0.005)}"
+    logs.notice(f"{notice}; peak memory {peak / 1e6:,.0f} MB" if peak else notice)
 
 
 def _short(value: float) -> str:
     return f"{value:.4g}"
-
-
-def _summary_writer(path: str | Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "TensorBoard is not installed; pip install 'atlas-lm[tracking]', or leave it out: "
-            "metrics are in the JSONL file anyway"
-        ) from error
-    return SummaryWriter(str(path))

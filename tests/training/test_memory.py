@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from atlas_lm.training.memory import OutOfMemoryError, helpful, is_out_of_memory
+from atlas_lm.training.profile import StepProfiler
+from tests.training.tiny import FakeAtlas, config, run
+
+
+def full_at(phase):
+    """A model that runs out of memory in a phase."""
+
+    class Full(FakeAtlas):
+        def losses(self, batch, *, train_retriever, phases):
+            with phases(phase):
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    return Full()
+
+
+@pytest.mark.parametrize(
+    ("phase", "first"),
+    [
+        ("encode", "training.gradient_checkpointing_reader=true"),
+        ("score", "context.retriever_n_context"),
+        ("retrieve", "data.index built with"),
+    ],
+)
+def test_out_of_memory_names_the_phase_and_three_settings(tmp_path, phase, first):
+    with pytest.raises(OutOfMemoryError, match=f"in the phase '{phase}'") as error:
+        run(tmp_path, config(), model=full_at(phase))
+    settings = [line for line in str(error.value).splitlines() if line.startswith("  ")]
+    assert len(settings) == 3
+    assert settings[0].strip().startswith(first)
+
+
+def test_settings_in_use_are_not_advised():
+    cfg = config(bsz=1, precision="bf16", gradient_checkpointing_reader=True)
+    for phase in ("data", "retrieve", "encode", "score", "backward", "update", "refresh", "save"):
+        advised = helpful(phase, cfg)
+        assert len(advised) == len(set(advised)) >= 3
+        assert not any(
+            name in setting
+            for setting in advised
+            for name in ("bsz=", "bf16", "checkpointing_reader")
+        )
+    assert "training.bsz=1 training.accumulation_steps=8" in helpful("data", config(bsz=4))[0]
+
+
+def test_only_errors_of_memory_are_taken_for_such(tmp_path):
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("out of memory"))
+    model = FakeAtlas()
+    model.losses = lambda *args, **options: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, config(), model=model)
+
+
+def test_a_profile_names_the_phases_of_the_steps_asked_for(tmp_path):
+    model = FakeAtlas()
+    seen = []
+
+    def losses(batch, *, train_retriever, phases):
+        seen.append(torch.autograd._profiler_enabled())
+        return FakeAtlas.losses(model, batch, train_retriever=train_retriever, phases=phases)
+
+    model.losses = losses
+    with StepProfiler(tmp_path, 2) as profiler:
+        run(tmp_path / "checkpoints", config(accumulation_steps=1), model=model, after=profiler)
+    assert seen == [False, True, True] + [False] * 5
+    trace = json.loads((tmp_path / "profile" / "step-2-3.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"phase encode", "phase backward", "phase data"} <= names
+    assert (tmp_path / "profile" / "step-2-3.txt").is_file()
+
+
+def test_a_run_shorter_than_its_profile_still_leaves_one(tmp_path):
+    with StepProfiler(tmp_path, 50) as profiler:
+        run(tmp_path / "checkpoints", config(), after=profiler)
+    assert (tmp_path / "profile" / "step-2-stopped.json").is_file()
