@@ -164,7 +164,10 @@ def case(name: str, parallel: str = "ddp"):
     atlas = tiny_atlas(**options)
     if values.get("gradient_checkpointing_reader"):
         atlas.reader.enable_gradient_checkpointing()
-    return updates(atlas, training(**values, parallel=parallel))
+    found = updates(atlas, training(**values, parallel=parallel))
+    sharded = parallel == "fsdp" and distributed.is_started()
+    assert distributed.is_sharded(next(atlas.reader.parameters())) == sharded
+    return found
 
 
 def cases(rank: int, size: int, directory: Path, names: tuple[str, ...], parallel: str):

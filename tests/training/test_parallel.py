@@ -38,3 +38,15 @@ def test_replicated_processes_do_what_one_does(tmp_path, size):
         expected = case(name)
         for result in results:
             same(result[name], expected)
+
+
+SHARDED = ("pdist", "loop", "adist", "emdr2", "untied, one batch", "recomputed activations")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_sharded_processes_do_what_one_does(tmp_path, size):
+    results = run_processes(cases, size, tmp_path, SHARDED, "fsdp")
+    for name in SHARDED:
+        expected = case(name)
+        for result in results:
+            same(result[name], expected)

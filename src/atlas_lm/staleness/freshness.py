@@ -144,7 +144,7 @@ class KeptIndex:
 
     def observe(self, queries: Iterable[str]) -> None:
         """Remember the queries as the last ones asked."""
-        self._recent.add(queries)
+        self._recent.add(self._live.observed(list(queries)))
 
     def measure(self, step: int) -> dict[str, float]:
         """Return the metrics of a line in the log.
@@ -183,9 +183,7 @@ class KeptIndex:
         """Return ``index``, vectors and row steps, once the index has been refreshed at all."""
         files = self._refresher.tensors()
         if self._live.version > 0:
-            index = self._live.index
-            steps = {} if index.row_steps is None else {"row_steps": index.row_steps}
-            files["index"] = {"embeddings": index.embeddings, **steps}
+            files["index"] = self._live.tensors()
         return files
 
     def restore(self, facts: Mapping[str, Any], tensors: Tensors) -> None:
@@ -197,7 +195,11 @@ class KeptIndex:
         if not facts:  # of a run whose passage encoder did not learn yet
             return
         if "index" in tensors:
-            self._restore_index(facts, tensors["index"])
+            self._live.restore(
+                tensors["index"],
+                step=facts["index_step"],
+                fingerprint=Fingerprint(**facts["fingerprint"]),
+            )
         self._live.version, self._live.embedded = facts["version"], facts["embedded"]
         if self._probe is not None:
             self._probe.embedded = facts["probe_embedded"]
@@ -218,16 +220,3 @@ class KeptIndex:
         if self._measured is None or self._measured[0] != when:
             self._measured = when, self._probe.measure()
         return self._measured[1]
-
-    def _restore_index(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        index, embeddings = self._live.index, tensors["embeddings"]
-        if index.embeddings.shape != embeddings.shape:
-            raise InputError(
-                f"resume: the run's index holds vectors of shape {list(embeddings.shape)}, the one "
-                f"that is open {list(index.embeddings.shape)}; open the index it began with"
-            )
-        fingerprint = Fingerprint(**facts["fingerprint"])
-        every_row = slice(0, len(embeddings))
-        index.update_(every_row, embeddings, step=facts["index_step"], fingerprint=fingerprint)
-        if "row_steps" in tensors:
-            index.set_steps_(tensors["row_steps"])

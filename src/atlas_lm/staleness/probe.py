@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import torch
-
 from atlas_lm.staleness.drift import Drift, measure_drift
 from atlas_lm.staleness.live import LiveIndex
 from atlas_lm.staleness.recent import RecentQueries
@@ -34,10 +32,7 @@ class Probe:
 
     def measure(self) -> Drift:
         """Return how far the sample's vectors in the index are from the retriever's own."""
-        index = self._live.index
-        rows = torch.tensor(self.rows, device=index.device)
-        stale = index.embeddings[rows]
-        fresh = self._live.encoder.embed_corpus(self._live.store.passages(self.rows))
+        stale, fresh = self._live.compare(self.rows)
         self.embedded += len(self.rows)
         query_emb = self._live.embed_recent(self._recent.texts())
         return measure_drift(query_emb, stale, fresh, topk=self._topk)

@@ -143,5 +143,5 @@ class PartialRefresh(_AtOnce):
         queries = self._recent.texts()[::-1]
         if not queries:
             return []
-        found = self._live.index.search(self._live.embed_recent(queries), self._depth)
-        return list(dict.fromkeys(found.rows.T.flatten().tolist()))
+        found = self._live.find(queries, self._depth)
+        return list(dict.fromkeys(found.T.flatten().tolist()))
