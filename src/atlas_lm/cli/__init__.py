@@ -30,7 +30,7 @@ WITH_SUBVERBS = {"index", "prepare"}
 
 SUMMARY = {
     "quickstart": "the main job on the embedded default: index, train both halves, compare, answer",
-    "prepare": "make passages of your documents, or a benchmark from its packages",
+    "prepare": "make passages of documents, or task files of a benchmark's official files",
     "index": "build an index over your passages, keep it up to date, check it",
     "train": "fine-tune retriever and reader together from a recipe",
     "evaluate": "measure answers and retrieval on a file of questions",

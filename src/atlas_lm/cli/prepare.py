@@ -1,4 +1,4 @@
-"""``atlas-lm prepare minipedia`` and ``atlas-lm prepare passages``."""
+"""``atlas-lm prepare``: Minipedia, passages of documents, benchmarks from their official files."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from rich.table import Table
 
-from atlas_lm.cli import prepare_passages
+from atlas_lm.cli import prepare_official, prepare_passages
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.data.minipedia_sources import Sources
 from atlas_lm.data.subsets import Subsets
 from atlas_lm.runtime.logs import console, notice
 
-HELP = "Make passages of your documents, or a benchmark from the packages that ship it."
+HELP = "Make passages of documents, or task files of a benchmark's official files."
 MINIPEDIA = "Make a benchmark's corpus and questions from the packages that ship them."
 EXAMPLE = "atlas-lm prepare minipedia --out data/minipedia"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be made, each with its own options."""
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="minipedia | passages")
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     benchmark = verbs.add_parser("minipedia", help=MINIPEDIA, description=MINIPEDIA)
     _add_minipedia_arguments(benchmark)
     passages = verbs.add_parser(
@@ -34,10 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     prepare_passages.add_arguments(passages)
+    prepare_official.add_parsers(verbs)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make what was asked for."""
+    if args.what in prepare_official.DATASETS:
+        return prepare_official.run(args)
     return prepare_passages.run(args) if args.what == "passages" else _run_minipedia(args)
 
 

@@ -130,6 +130,5 @@ def _library() -> Any:
 
 @cache
 def _stemmer() -> Any:
-    from nltk.stem.porter import PorterStemmer
-
-    return PorterStemmer(mode=PorterStemmer.MARTIN_EXTENSIONS).stem
+    porter = importlib.import_module("nltk.stem.porter").PorterStemmer
+    return porter(mode=porter.MARTIN_EXTENSIONS).stem
