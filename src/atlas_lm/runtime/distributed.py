@@ -209,6 +209,15 @@ def exchange(parts: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
     return list(torch.split(received.to(place), list(counts)))
 
 
+def add_up(tensor: Tensor) -> None:
+    """Replace ``tensor`` by its sum over all processes. Collective."""
+    if world().size > 1:
+        place = tensor.to(_device())
+        dist.all_reduce(place)
+        if place is not tensor:
+            tensor.copy_(place)
+
+
 def gather_json(value: Any) -> list[Any]:
     """Return every process's ``value``, by rank, as JSON carries it. Collective."""
     if world().size == 1:
