@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.cli.fits import refuse_what_cannot_fit
 from atlas_lm.cli.joint import Watch, open_halves, open_or_build_index, run_joint, training_examples
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.runtime.errors import InputError, did_you_mean
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         if config.data.validation
         else []
     )
+    refuse_what_cannot_fit(atlas, config, out, force=args.force)
     index = open_or_build_index(atlas, config, out)
     notice(f"{len(examples)} training questions, {len(validation)} for validation")
     outcome = run_joint(

@@ -1,0 +1,169 @@
+"""Will this run fit? Asked once, when the models are open and nothing has started."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atlas_lm.config import RunConfig
+from atlas_lm.index import read_manifest
+from atlas_lm.model import Atlas
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.planning import (
+    Machine,
+    PlannedModel,
+    PlanRequest,
+    Shortage,
+    assumed,
+    stages,
+    this_machine,
+)
+from atlas_lm.planning.advice import shortages
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import warn
+from atlas_lm.training.memory import ADVICE, helpful
+
+PLAINLY_FITS = 0.4
+"""Share of the memory below which a generous guess settles it and nothing is counted."""
+OF_TRAINING = ("open", "train step", "refresh")
+QUERY_TOKENS = 24
+PASSAGE_TOKENS = 160
+"""Tokens of a passage with its query that a plan assumes where the reader's limit is higher."""
+
+
+def refuse_what_cannot_fit(
+    atlas: Atlas,
+    config: RunConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    machine: Machine | None = None,
+) -> PlanRequest | None:
+    """Plan the run and refuse it where a stage needs more memory or disk than there is.
+
+    A run that fits by a generous guess is not planned: counting takes some seconds.
+
+    Returns:
+        What was planned, where a plan was made.
+
+    Raises:
+        InputError: it cannot fit and ``force`` is false; the message says what is short, by how
+            much, and what to change.
+    """
+    if distributed.world().size > 1 and config.training.parallel == "fsdp":
+        return None  # a plan knows of no sharded models
+    machine = machine or this_machine(out)
+    device = atlas.reader.device
+    memory = machine.gpu_bytes if device.type == "cuda" else machine.ram_bytes
+    if not memory or _guess(atlas, config) < PLAINLY_FITS * memory:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's, about models that never run
+            request = plan_request(atlas, config, device)
+            found = tuple(stages(request, machine, assumed(request, machine)))
+    except Exception as error:  # a model that cannot be counted may well be trained
+        warn(f"whether this run fits could not be found out ({error}); it starts all the same")
+        return None
+    short = [one for one in shortages(request, machine, found) if one.stage in OF_TRAINING]
+    if not short:
+        return request
+    said = "; ".join(map(_said, short))
+    if force:
+        warn(f"{said}; going on all the same (--force)")
+        return request
+    phase = "refresh" if short[0].stage == "refresh" else "encode"
+    settings = "\n".join(f"  {setting}" for setting in helpful(phase, config.training)[:ADVICE])
+    raise InputError(
+        f"this run will not fit: {said}. What would help most, first things first:\n{settings}\n"
+        "atlas-lm plan shows every stage; --force starts the run all the same"
+    )
+
+
+def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanRequest:
+    """Return the request of a plan for a recipe whose models are open."""
+    context, training = config.context, config.training
+    world = distributed.world().size
+    retriever = _planned(atlas.retriever.passage_encoder, "retriever") if atlas.retriever else None
+    reader = _planned(_network(atlas.reader), "reader")
+    frozen = training.freeze_retriever_steps >= training.total_steps
+    return PlanRequest(
+        passages=max(_passages(config), 1),
+        dim=retriever.dim if retriever else 1,
+        index=_index_kind(config),
+        retriever=retriever or _planned(_network(atlas.reader), "retriever"),
+        reader=reader,
+        world=world,
+        device="cuda" if device.type == "cuda" else "cpu",
+        n_context=max(context.n_context, 0 if frozen else context.retriever_n_context, 1),
+        n_rerank=context.n_rerank,
+        topk=context.retriever_n_context,
+        bsz=training.bsz,
+        accumulation_steps=training.accumulation_steps,
+        query_tokens=min(QUERY_TOKENS, (retriever and retriever.longest) or QUERY_TOKENS),
+        passage_tokens=min(getattr(atlas.reader.settings, "text_maxlength", 512), PASSAGE_TOKENS),
+        objective="none" if frozen or retriever is None else config.objective.name,
+        query_side=config.staleness.query_side,
+        precision=training.precision,
+        gradient_checkpointing=training.gradient_checkpointing_reader,
+    )
+
+
+def _guess(atlas: Atlas, config: RunConfig) -> float:
+    """Return a guess of the bytes that a step needs, on the high side."""
+    context, training = config.context, config.training
+    modules = [_network(atlas.reader), *([atlas.retriever] if atlas.retriever else [])]
+    state = sum(16.0 * p.numel() for module in modules for p in module.parameters())
+    described = _network(atlas.reader).config
+    width, vocabulary = int(described.hidden_size), int(described.vocab_size)
+    layers = int(described.num_hidden_layers) * (2 if described.is_encoder_decoder else 1)
+    length = getattr(atlas.reader.settings, "text_maxlength", 512)
+    passages = training.bsz * max(context.n_context, context.retriever_n_context, 1)
+    heads = int(described.num_attention_heads)
+    states = passages * length * layers * (40.0 * width + 3.0 * heads * length)
+    words = 8.0 * passages * 64 * vocabulary
+    return 4 * (states + words) + state + 16.0 * _passages(config) * 1024 / 4
+
+
+def _network(reader: Any) -> Any:
+    """Return the transformers model inside a reader."""
+    return reader.model
+
+
+def _planned(network: Any, role: Any) -> PlannedModel:
+    return PlannedModel(name=str(network.config.name_or_path), config=network.config, role=role)
+
+
+def _passages(config: RunConfig) -> int:
+    if config.context.passages_from != "index":
+        return 0
+    if config.data.index:
+        return read_manifest(Path(config.data.index)).rows
+    if not config.data.passages:
+        return 0
+    store = PassageStore.open([Path(path) for path in config.data.passages])
+    count = len(store)
+    store.close()
+    return count
+
+
+def _index_kind(config: RunConfig) -> str:
+    if not config.data.index:
+        return "fp16"
+    manifest = read_manifest(Path(config.data.index))
+    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    if manifest.kind == "faiss":
+        return str(manifest.settings["factory"])
+    coded = manifest.kind in ("int8", "binary")
+    return manifest.kind if coded else short.get(str(manifest.dtype), "fp16")
+
+
+def _said(short: Shortage) -> str:
+    return (
+        f"the stage {short.stage!r} needs {short.needed_bytes / 1e9:,.1f} GB of {short.what}, "
+        f"there is {short.there_bytes / 1e9:,.1f} GB"
+    )
