@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from atlas_lm.index import Index, open_index
 from atlas_lm.index.files import Fingerprint
+from atlas_lm.index.sharded import open_sharded
 from atlas_lm.objectives import ObjectiveConfig, make_objective
 from atlas_lm.passages.filters import Filter
 from atlas_lm.passages.store import PassageStore
@@ -43,6 +44,7 @@ from atlas_lm.types import (
     Retrieved,
     TokenLoss,
 )
+from atlas_lm.writing import write
 
 FORMAT_VERSION = 1
 KEPT_FILTERS = 16
@@ -113,9 +115,7 @@ class Atlas:
             with phases("encode"):
                 inputs = self.reader.collate(batch.query, retrieved.passages)
                 loss = self.reader.loss(inputs, batch.target)
-            return Losses(
-                loss, None, len(batch), metrics=leak_metrics(retrieved), rows=retrieved.rows
-            )
+            return Losses(loss, None, len(batch), metrics=retrieved.metrics, rows=retrieved.rows)
         read = self.measure(batch, phases=phases)
         assert read.measured is not None
         with phases("score"):
@@ -147,7 +147,7 @@ class Atlas:
             reading.loss,
             None,
             len(batch),
-            metrics=leak_metrics(retrieved),
+            metrics=retrieved.metrics,
             rows=retrieved.rows,
             measured=Measured(
                 batch.ids, tuple(batch.retriever_query), retrieved.passages, reading.signals
@@ -251,7 +251,7 @@ class Atlas:
         batch = self.ask(question)
         retrieved = self.retrieve(batch)
         inputs = self.reader.collate(batch.query, retrieved.passages)
-        generated = self.reader.generate(inputs, self.config.generation)
+        generated = write(self.reader, batch, inputs, self.config.generation, self.task)
         share = self.reader.attention_share(inputs, generated)
         sources = zip(
             retrieved.passages[0], retrieved.scores[0].tolist(), share[0].tolist(), strict=True
@@ -266,7 +266,7 @@ class Atlas:
         """Write one answer for each query from the first ``n_context`` passages retrieved."""
         passages = retrieved.first(self.config.context.n_context).passages
         inputs = self.reader.collate(batch.query, passages)
-        written = self.reader.generate(inputs, self.config.generation)
+        written = write(self.reader, batch, inputs, self.config.generation, self.task)
         return [replace(answer, text=self.task.answer(answer.text)) for answer in written]
 
     def with_config(self, config: AtlasConfig) -> Atlas:
@@ -305,17 +305,26 @@ class Atlas:
         return self.retriever
 
     def open_index(
-        self, path: str | Path | Sequence[str | Path], *, device: str | torch.device = "cpu"
+        self,
+        path: str | Path | Sequence[str | Path],
+        *,
+        device: str | torch.device = "cpu",
+        shared: bool = False,
     ) -> None:
         """Open the index at ``path`` for this model; several are searched as one.
 
-        Of passages with equal ids in several indexes only the one in the last is found.
+        Of passages with equal ids in several indexes only the one in the last is found. Where it is
+        ``shared``, each process of the run holds a part of its rows, and all search together.
 
         Raises:
             InputError: it was made by another encoder, template, pooling or length, or from
                 another corpus; the message names the field that differs.
         """
-        index, store = open_index(path, device=device)
+        index: Index
+        if shared:
+            index, store = open_sharded(path, device=device)
+        else:
+            index, store = open_index(path, device=device)
         try:
             index.fingerprint.check(self.fingerprint(store))
         except InputError as error:
@@ -372,8 +381,3 @@ class Atlas:
                 temporary / "atlas.json",
                 {"format_version": FORMAT_VERSION, **unstructure(self.config)},
             )
-
-
-def leak_metrics(retrieved: Retrieved) -> dict[str, float]:
-    """Return ``leaked``: for how many queries the overlap guard left passages out."""
-    return {"leaked": float(sum(retrieved.leaked))} if retrieved.leaked else {}

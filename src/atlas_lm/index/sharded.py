@@ -323,7 +323,7 @@ class ShardedIndex:
 
 
 def open_sharded(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     passages: Sequence[str | Path] | None = None,
     device: torch.device | str = "cpu",

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import DiskFullError, InputError
 from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import warn
@@ -48,6 +49,8 @@ class Checkpoints:
         self.config = dict(config or {})
         self.keep_last = keep_last
         self._index_file: tuple[int, Path, str] | None = None
+        if not distributed.world().is_main:
+            return
         for leftover in self.path.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -95,11 +98,29 @@ class Checkpoints:
     def save(self, state: TrainState) -> Path:
         """Write the state; only when it is whole are older checkpoints removed.
 
+        Collective: process 0 receives what the others hold, and writes.
+
         Raises:
             InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
         """
         path = self.path / _name(state.step)
-        files = state.tensors()
+        files, facts = state.tensors(), state.facts()
+        error: Exception | None = None
+        if distributed.world().is_main:
+            try:
+                self._write(path, files, facts, state)
+            except Exception as failure:
+                error = failure
+        distributed.agree(error)
+        return path
+
+    def _write(
+        self,
+        path: Path,
+        files: Mapping[str, Mapping[str, Tensor]],
+        state_facts: Mapping[str, Any],
+        state: TrainState,
+    ) -> None:
         linked = self._linkable_index(state)
         needed = sum(
             tensor.nbytes
@@ -121,13 +142,12 @@ class Checkpoints:
                 known = {linked.name: self._index_file[2]} if linked and self._index_file else {}
                 facts = {
                     "format_version": FORMAT_VERSION,
-                    **state.facts(),
+                    **state_facts,
                     "config": self.config,
                 }
                 digests = write_facts(temporary, facts, known)
         self._note_index(state, path, digests)
         self._remove_old(state)
-        return path
 
     def load(self, state: TrainState, path: str | Path | None = None) -> Path:
         """Make ``state`` the one saved at ``path``, or the newest; return where it came from.
@@ -143,12 +163,28 @@ class Checkpoints:
             path = Path(path)
             facts = read_facts(path, format_version=FORMAT_VERSION)
         else:
-            path, facts = self._newest_whole()
+            path, facts = self._agreed_newest()
         tensors = {Path(name).stem: load_file(path / name) for name in facts["files"]}
         _warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         self._note_index(state, path, facts["checksums"])
         return path
+
+    def _agreed_newest(self) -> tuple[Path, dict[str, Any]]:
+        """Return what process 0 finds to be the newest whole checkpoint. Collective."""
+        error: Exception | None = None
+        found: tuple[Path, dict[str, Any]] | None = None
+        if distributed.world().is_main:
+            try:
+                found = self._newest_whole()
+            except Exception as failure:
+                error = failure
+        distributed.agree(error)
+        name = distributed.gather_json(found[0].name if found else "")[0]
+        return found or (
+            self.path / name,
+            read_facts(self.path / name, format_version=FORMAT_VERSION),
+        )
 
     def _newest_whole(self) -> tuple[Path, dict[str, Any]]:
         """Return the newest checkpoint that is whole and its facts; set damaged ones aside."""

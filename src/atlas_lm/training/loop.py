@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.phases import PhaseClock
@@ -75,9 +76,11 @@ def train(
     clock = clock or PhaseClock(model_device(state))
     run = _Run(state, cfg, checkpoints, log, evaluate, clock)
     with StopRequest() as stop, closing(state.freshness), memory_explained(clock, cfg):
-        while state.step < cfg.total_steps and not stop.asked:
+        stopping = distributed.any_process(stop.asked)
+        while state.step < cfg.total_steps and not stopping:
             run.step()
-            if run.checkpoint_is_due and state.step < cfg.total_steps and not stop.asked:
+            stopping = distributed.any_process(stop.asked)
+            if run.checkpoint_is_due and state.step < cfg.total_steps and not stopping:
                 run.save()
             if after_step:
                 after_step(state.step)

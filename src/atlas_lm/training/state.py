@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, did_you_mean
-from atlas_lm.runtime.seeds import seed_everything
 from atlas_lm.staleness import AlwaysFresh, Freshness
 from atlas_lm.training.batches import Batches
 from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.randomness import (
+    random_facts,
+    random_tensors,
+    restore_random,
+    seed_process,
+)
 from atlas_lm.training.rounds import SignalMemory
 from atlas_lm.training.update import Optimizers, Trainable, make_optimizers
 from atlas_lm.types import Example
@@ -130,7 +134,7 @@ class TrainState:
         for name in ("step", "skipped", "skipped_in_row"):
             setattr(self, name, facts[name])
         self.best = Best(**facts["best"]) if facts["best"] else None
-        restore_random(facts["random"], tensors["random"])
+        restore_random(facts["random"], tensors["random"], seed=self.batches.seed, step=self.step)
 
 
 def new_state(
@@ -141,7 +145,7 @@ def new_state(
     freshness: Freshness | None = None,
 ) -> TrainState:
     """Return the state before the first update: everything seeded, dropout and memory set."""
-    seed_everything(config.seed)
+    seed_process(config.seed)
     prepare(model, config)
     batches = Batches(examples, config.bsz, config.seed)
     return TrainState(model, make_optimizers(model, config), batches, freshness or AlwaysFresh())
@@ -163,7 +167,15 @@ def prepare(model: Trainable, config: TrainingConfig) -> None:
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and saved buffers by name; one that has several names comes once."""
+    """Return parameters and saved buffers by name; one that has several names comes once.
+
+    Collective where the module is sharded.
+    """
+    return {name: distributed.whole(tensor) for name, tensor in _own(module).items()}
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and saved buffers as this process holds them, each once."""
     seen: set[int] = set()
     found = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -180,7 +192,7 @@ def load_weights(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> N
     Raises:
         InputError: a name or a shape differs.
     """
-    own = weights(module)
+    own = _own(module)
     if different := own.keys() ^ saved.keys():
         side = "the checkpoint" if min(different) in saved else "the model"
         raise InputError(
@@ -193,37 +205,7 @@ def load_weights(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> N
                 f"resume: {what} tensor {name!r} has shape {list(saved[name].shape)} in the "
                 f"checkpoint and {list(tensor.shape)} in the model"
             )
-        tensor.copy_(saved[name])
-
-
-def random_facts() -> dict[str, Any]:
-    """Return the states of Python's and NumPy's generators, ready for JSON."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
-    }
-
-
-def random_tensors() -> dict[str, Tensor]:
-    """Return the states of torch's generators: the CPU's and every CUDA device's."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{n}": state for n, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
-
-
-def restore_random(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Put every generator back to where it was; devices that are gone are left out."""
-    version, numbers, gauss = facts["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, position, has_gauss, cached = facts["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(tensors["cpu"])
-    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"cuda:{n}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"cuda:{n}"], n)
+        tensor.copy_(distributed.placed_like(saved[name], tensor))
 
 
 def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

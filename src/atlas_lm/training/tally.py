@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from atlas_lm.runtime import distributed
@@ -29,7 +30,7 @@ class Tally:
     guilty: list[str] = field(default_factory=list)
     """Ids of the examples of the micro-batches whose loss was not finite."""
     retrieved: list[tuple[Sequence[str], Tensor | None]] = field(default_factory=list)
-    """Example ids and the rows retrieved for them, of this process."""
+    """Example ids and the rows retrieved for them."""
     measured: list[Measured] = field(default_factory=list)
     """The signals measured, of this process."""
 
@@ -50,19 +51,26 @@ class Tally:
             self.measured.append(losses.measured)
 
     def of_all_processes(self) -> Tally:
-        """Return the sums over all processes; what was retrieved and measured stays. Collective."""
+        """Return the sums over all processes, without what was measured. Collective."""
         if distributed.world().size == 1:
             return self
         own = [self.reader_total, self.retriever_total, self.tokens, self.queries]
+        retrieved = [
+            [ids, None if rows is None else rows.tolist()] for ids, rows in self.retrieved if ids
+        ]
         both = Tally()
-        for (reader, retriever, tokens, queries), sums, guilty in distributed.gather_json(
-            [own, self.sums, self.guilty]
+        for totals, sums, guilty, found in distributed.gather_json(
+            [own, self.sums, self.guilty, retrieved]
         ):
+            reader, retriever, tokens, queries = totals
             both.reader_total += reader
             both.retriever_total += retriever
             both.tokens += tokens
             both.queries += queries
             both.guilty += guilty
+            both.retrieved += [
+                (ids, None if rows is None else torch.tensor(rows)) for ids, rows in found
+            ]
             for name, value in sums.items():
                 both.sums[name] += value
         return both

@@ -155,9 +155,9 @@ def update(
         tally = own.of_all_processes()
         norms = None if tally.guilty else _step(optimizers, trained, tally, config, step)
     if norms is None:
-        return _skip(optimizers, own, tally.guilty or _all_ids(micro_batches))
+        return _skip(optimizers, tally, tally.guilty or _all_ids(micro_batches))
     metrics = _metrics(tally, trained, norms, step=step, seconds=time.perf_counter() - started)
-    return Update(metrics, tuple(own.retrieved), measured=tuple(own.measured if gathers else ()))
+    return Update(metrics, tuple(tally.retrieved), measured=tuple(own.measured if gathers else ()))
 
 
 @dataclass(frozen=True)
