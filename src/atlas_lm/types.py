@@ -118,6 +118,11 @@ class Retrieved:
     """Whether passages were left out for each query because they repeat its `Overlap`; empty where
     no query has one."""
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """``leaked``: for how many queries passages were left out; nothing without guards."""
+        return {"leaked": float(sum(self.leaked))} if self.leaked else {}
+
     def first(self, n_context: int) -> Retrieved:
         """Keep the best ``n_context`` passages of every query."""
         return Retrieved(
@@ -212,6 +217,11 @@ class Generation:
     """Beams; 1 is greedy."""
     length_penalty: float = 1.0
     """Exponent of the length by which beam scores are divided."""
+    decoder_prompt: str = ""
+    """What every answer continues, and is no part of it; {query} stands for the query."""
+    allowed: str = ""
+    """A file of the only answers that may be written, one a line; empty: any, but where the task
+    has choices only those."""
 
 
 Inputs = TypeVar("Inputs", bound="ReaderInputs")
@@ -279,8 +289,25 @@ class Reader(Protocol):
         """
         ...
 
-    def generate(self, inputs: Any, generation: Generation) -> list[Generated]:
-        """Write one answer for each query: eval mode, no gradient."""
+    def generate(
+        self,
+        inputs: Any,
+        generation: Generation,
+        *,
+        decoder_prompt: Sequence[str] | None = None,
+        allowed: Sequence[Sequence[str]] | None = None,
+    ) -> list[Generated]:
+        """Write one answer for each query: eval mode, no gradient.
+
+        Each continues its ``decoder_prompt``, which is no part of it, and is one of its ``allowed``
+        targets, where these are given.
+        """
+        ...
+
+    def score_each(
+        self, inputs: Any, targets: Sequence[Sequence[str]]
+    ) -> Float[Tensor, "n_targets bsz"]:
+        """Return `score` for several batches of targets of the same queries and passages."""
         ...
 
     def score(self, inputs: Any, target: Sequence[str]) -> Float[Tensor, " bsz"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from atlas_lm.evaluation import metrics
 from atlas_lm.evaluation.bootstrap import RESAMPLES, Comparison, compare, estimate
+from atlas_lm.evaluation.measures import answer_metrics, kilt_scores, retrieval_metrics
 from atlas_lm.evaluation.records import AnswerRecord, Metrics, RankedPassage
 from atlas_lm.runtime.logs import progress_bar
 from atlas_lm.types import Batch, Example, Generated, Retrieved
@@ -105,7 +106,7 @@ def record_answers(
             example,
             answer,
             passages,
-            {**_answer_metrics(example, answer), **_retrieval_metrics(example, passages, depths)},
+            _metrics(example, answer, passages, depths),
         )
         for example, answer, passages in zip(examples, answers, ranked, strict=True)
     )
@@ -181,30 +182,15 @@ def compare_records(
     return tuple(comparisons)
 
 
-def _answer_metrics(example: Example, generated: Generated | None) -> dict[str, float]:
-    if generated is None or not example.answers:
-        return {}
-    return {
-        "exact_match": metrics.exact_match(generated.text, example.answers),
-        "f1": metrics.f1(generated.text, example.answers),
-        "rouge_l": metrics.rouge_l(generated.text, example.answers),
-    }
-
-
-def _retrieval_metrics(
-    example: Example, passages: Sequence[RankedPassage], depths: Sequence[int]
+def _metrics(
+    example: Example,
+    answer: Generated | None,
+    passages: Sequence[RankedPassage],
+    depths: Sequence[int],
 ) -> dict[str, float]:
-    values: dict[str, float] = {}
-    if depths and example.answers:
-        hits = [passage.has_answer for passage in passages]
-        values |= {f"recall_at_{k}": metrics.recall_at_k(hits, k) for k in depths}
-        values["mrr"] = metrics.mrr(hits)
-    if depths and example.gold_passage_ids:
-        ids = [passage.passage.id for passage in passages]
-        gold = example.gold_passage_ids
-        values |= {f"gold_recall_at_{k}": metrics.gold_recall_at_k(ids, gold, k) for k in depths}
-        values["gold_mrr"] = metrics.mrr([passage.is_gold for passage in passages])
-    return values
+    answered = answer_metrics(example, answer)
+    found = retrieval_metrics(example, passages, depths)
+    return {**answered, **found, **kilt_scores(answered, found)}
 
 
 def _names(records: Sequence[AnswerRecord]) -> list[str]:

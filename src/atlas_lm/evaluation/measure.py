@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from atlas_lm.evaluation.choices import choose
 from atlas_lm.evaluation.evaluate import DEFAULT_KS, Evaluation, evaluate
+from atlas_lm.evaluation.gold import check_gold
 from atlas_lm.model import Atlas
 from atlas_lm.types import Batch, Example, Generated, Retrieved
 
@@ -27,16 +29,35 @@ def measure(
         bsz: Questions at a time.
 
     Raises:
-        InputError: as `Atlas.retrieve` does.
+        InputError: as `Atlas.retrieve` and `check_gold` do.
     """
     depth = _depth(atlas, ks)
+    check_gold(atlas, examples)
 
     def answer(batch: Batch) -> tuple[list[Generated] | None, Retrieved | None]:
         retrieved = atlas.retrieve(batch, depth)
-        written = atlas.generate(batch, retrieved) if answers else None
+        written = answer_batch(atlas, batch, retrieved) if answers else None
         return written, None if atlas.config.context.passages_from == "none" else retrieved
 
     return evaluate(examples, answer, batch_size=bsz, ks=ks)
+
+
+def answer_batch(atlas: Atlas, batch: Batch, retrieved: Retrieved) -> list[Generated]:
+    """Return an answer for each example: chosen where there are choices, written where not."""
+    answers: dict[int, Generated] = {}
+    for has_choices in (True, False):
+        places = [n for n, each in enumerate(batch.examples) if bool(each.choices) == has_choices]
+        if not places:
+            continue
+        some = Batch(tuple(batch.examples[n] for n in places))
+        found = Retrieved(
+            tuple(retrieved.passages[n] for n in places),
+            retrieved.scores[places],
+            retrieved.rows[places],
+        )
+        given = choose(atlas, some, found) if has_choices else atlas.generate(some, found)
+        answers |= dict(zip(places, given, strict=True))
+    return [answers[n] for n in range(len(batch))]
 
 
 def _depth(atlas: Atlas, ks: Sequence[int]) -> int:

@@ -14,6 +14,8 @@ from atlas_lm.evaluation.bootstrap import Estimate
 from atlas_lm.runtime.files import atomic_path
 from atlas_lm.types import Example, Generated, Passage
 
+_OF_TASKS = ("accuracy", "debiased_accuracy", "r_precision")
+
 
 @dataclass(frozen=True)
 class RankedPassage:
@@ -44,7 +46,8 @@ class AnswerRecord:
             line["log_prob"] = _finite(self.generated.log_prob)
         line["answers"] = list(self.example.answers)
         if "exact_match" in self.metrics:
-            line |= {"em": self.metrics["exact_match"], "f1": self.metrics["f1"]}
+            line |= {"em": self.metrics["exact_match"], "f1": self.metrics.get("f1")}
+        line |= {name: self.metrics[name] for name in _OF_TASKS if name in self.metrics}
         line["passages"] = [
             {"id": p.passage.id, "score": _finite(p.score), "has_answer": p.has_answer}
             for p in self.passages

@@ -16,6 +16,13 @@ _NAMES = {
     "rouge_l": "ROUGE-L",
     "mrr": "MRR",
     "gold_mrr": "MRR, gold passages",
+    "debiased_accuracy": "accuracy, de-biased",
+    "r_precision": "R-precision, pages",
+    "page_recall_at_5": "R@5, pages",
+    "kilt_accuracy": "KILT accuracy",
+    "kilt_exact_match": "KILT exact match",
+    "kilt_f1": "KILT F1",
+    "kilt_rouge_l": "KILT ROUGE-L",
 }
 
 

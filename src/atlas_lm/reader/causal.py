@@ -25,9 +25,11 @@ from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
 from atlas_lm.reader.causal_signals import is_random, measured, read_once
+from atlas_lm.reader.constrained import AllowedAnswers, Constraint
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.phases import Phases, untimed
+from atlas_lm.runtime.weights import save_stock_model
 from atlas_lm.types import (
     Generated,
     Generation,
@@ -52,6 +54,7 @@ class CausalReader(nn.Module):
         self.settings = settings or CausalSettings()
         self.wording = Wording(tokenizer, self.settings)
         self._checkpointing = False
+        self._answers: dict[tuple[str, ...], AllowedAnswers] = {}
         _freeze_below(model, self.settings.trainable_layers)
 
     @classmethod
@@ -80,7 +83,7 @@ class CausalReader(nn.Module):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write an ordinary transformers directory (safetensors, tokenizer) and ``reader.json``."""
-        self.model.save_pretrained(path)
+        save_stock_model(self.model, path)
         self.tokenizer.save_pretrained(path)
         self.settings.save(path)
 
@@ -178,22 +181,48 @@ class CausalReader(nn.Module):
             mass = forward.attention_mass(rows, forward.cached_prefix())
         return mass / mass.sum(-1, keepdim=True).clamp_min(torch.finfo(mass.dtype).tiny)
 
-    def generate(self, inputs: CausalInputs, generation: Generation) -> list[Generated]:
+    def score_each(
+        self, inputs: CausalInputs, targets: Sequence[Sequence[str]]
+    ) -> Float[Tensor, "n_targets bsz"]:
+        """Return `score` for several batches of targets of the same queries and passages."""
+        return torch.stack([self.score(inputs, target) for target in targets])
+
+    def generate(
+        self,
+        inputs: CausalInputs,
+        generation: Generation,
+        *,
+        decoder_prompt: Sequence[str] | None = None,
+        allowed: Sequence[Sequence[str]] | None = None,
+    ) -> list[Generated]:
         """Write one answer for each query: eval mode, no gradient.
 
         An answer ends with the stop or the end of sequence; its end is among its tokens and in its
-        log-probability.
+        log-probability. Each continues its ``decoder_prompt``, which is no part of it, and is one
+        of its ``allowed`` targets, where these are given.
         """
+        prompts = None
+        if decoder_prompt is not None:
+            prompts = [self.wording.continued(text) for text in decoder_prompt]
+            inputs = inputs.continued(prompts).to(self.device)
+        constraint = None
+        if allowed is not None:
+            constraint = Constraint([self._allowed(tuple(each)) for each in allowed], prompts)
         rows = Rows(inputs.passages, inputs.query, pad([[0]] * len(inputs)).to(self.device))
         ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
         search = greedy if generation.num_beams == 1 else beam_search
         with torch.no_grad(), evaluating(self):
             logits, step = self._forward().start(rows)
-            written = search(logits, step, ends, generation)
+            written = search(logits, step, ends, generation, constraint)
         return [
             Generated(self.wording.decode(answer.token_ids), answer.token_ids, answer.log_prob)
             for answer in written
         ]
+
+    def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
+        if targets not in self._answers:
+            self._answers = {targets: AllowedAnswers(map(self.wording.target, targets))}
+        return self._answers[targets]
 
     def _rows(self, inputs: CausalInputs, target: Sequence[str]) -> Rows:
         targets = self.wording.targets(target).to(self.device)

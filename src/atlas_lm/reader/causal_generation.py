@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from atlas_lm.reader.constrained import Constraint
 from atlas_lm.types import Generation
 
 Step = Callable[[Int64[Tensor, " rows"], Int64[Tensor, " rows"]], Float[Tensor, "rows vocabulary"]]
@@ -28,15 +29,21 @@ def greedy(
     step: Step,
     ends: Int64[Tensor, " ends"],
     generation: Generation,
+    constraint: Constraint | None = None,
 ) -> list[Written]:
-    """Write the likeliest token until it is an end or the answer is as long as it may be."""
+    """Write the likeliest token until it is an end or the answer is as long as it may be.
+
+    A ``constraint`` leaves out what may not be written; log-probabilities are the model's own.
+    """
     bsz = len(logits)
     rows = torch.arange(bsz, device=logits.device)
     alive = torch.ones(bsz, dtype=torch.bool, device=logits.device)
     total = torch.zeros(bsz, dtype=torch.float64, device=logits.device)
     written: list[list[int]] = [[] for _ in range(bsz)]
     for position in range(generation.max_new_tokens):
-        log_prob, token = _log_probs(logits, ends, position, generation).max(-1)
+        scores = _log_probs(logits, ends, position, generation)
+        _constrain(scores, constraint, list(enumerate(written)))
+        log_prob, token = scores.max(-1)
         total += torch.where(alive, log_prob.double(), 0.0)
         for row in alive.nonzero().flatten().tolist():
             written[row].append(int(token[row]))
@@ -52,19 +59,24 @@ def beam_search(
     step: Step,
     ends: Int64[Tensor, " ends"],
     generation: Generation,
+    constraint: Constraint | None = None,
 ) -> list[Written]:
     """Keep the best ``num_beams`` unfinished answers of every query; return the best finished one.
 
     ``logits`` has one row a query; ``step`` receives ``bsz * num_beams`` rows, whose origin indexes
     the rows of the step before (of ``logits``, the first time). An answer's score is its
     log-probability / length ** length_penalty; a query is done when ``num_beams`` answers are
-    finished and no unfinished one can beat the worst of them at its present length.
+    finished and no unfinished one can beat the worst of them at its present length. A
+    ``constraint`` leaves out what may not be written.
     """
     beams = [_Beams(generation) for _ in range(len(logits))]
     rows = torch.zeros(len(logits), 1, device=logits.device)
     for position in range(generation.max_new_tokens):
         width = rows.shape[1]
         scores = _log_probs(logits, ends, position, generation)
+        _constrain(
+            scores, constraint, [(i, ids) for i, beam in enumerate(beams) for ids in beam.open]
+        )
         scores = rows[..., None] + scores.view(len(beams), width, -1)
         best, flat = scores.flatten(1).topk(min(2 * generation.num_beams, scores[0].numel()), -1)
         token, origin = flat % scores.shape[-1], flat // scores.shape[-1]
@@ -91,6 +103,11 @@ class _Beams:
         self._finished: list[tuple[float, float, tuple[int, ...]]] = []
         self.done = False
 
+    @property
+    def open(self) -> list[tuple[int, ...]]:
+        """What is written in each unfinished answer."""
+        return [ids for _, ids in self._open]
+
     def advance(
         self, score: list[float], token: list[int], origin: list[int], finished: list[bool]
     ) -> list[tuple[float, int, int]]:
@@ -102,7 +119,7 @@ class _Beams:
             zip(score, token, origin, finished, strict=True)
         ):
             ids = (*self._open[source][1], new)
-            if ends and rank < width:
+            if ends and rank < width and total > -torch.inf:
                 self._finish(total, ids)
             elif not ends and len(kept) < width:
                 kept.append((total, new, source))
@@ -114,6 +131,7 @@ class _Beams:
         if len(self._finished) == width:
             reach = self._score(answers[0][0], len(answers[0][1]))
             self.done |= reach <= self._finished[-1][0]
+        self.done |= bool(self._finished) and answers[0][0] == -torch.inf
         return kept
 
     def best(self) -> Written:
@@ -143,3 +161,22 @@ def _log_probs(
     if position < generation.min_new_tokens:
         log_prob = log_prob.index_fill(-1, ends, -torch.inf)
     return log_prob
+
+
+def _constrain(
+    scores: Float[Tensor, "rows vocabulary"],
+    constraint: Constraint | None,
+    written: Sequence[tuple[int, Sequence[int]]],
+) -> None:
+    """Set the scores of tokens that may not follow to -inf; a row that is whole keeps its own.
+
+    ``written`` has the query and the tokens so far of every row.
+    """
+    if constraint is None:
+        return
+    for row, (query, ids) in enumerate(written):
+        following = constraint.following(query, ids)
+        if following:
+            kept = scores[row, following]
+            scores[row] = -torch.inf
+            scores[row, following] = kept

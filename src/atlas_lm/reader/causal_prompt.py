@@ -40,6 +40,14 @@ class CausalInputs:
         kept = Tokens(self.passages.ids[:, :n_context], self.passages.mask[:, :n_context])
         return replace(self, passages=kept)
 
+    def continued(self, token_ids: Sequence[Sequence[int]]) -> CausalInputs:
+        """Return the same inputs with tokens appended to every query."""
+        queries = [
+            [*ids[mask].tolist(), *more]
+            for ids, mask, more in zip(self.query.ids, self.query.mask, token_ids, strict=True)
+        ]
+        return replace(self, query=pad(queries))
+
     def to(self, device: torch.device | str) -> CausalInputs:
         """Return the same inputs on ``device``."""
         return replace(self, query=self.query.to(device), passages=self.passages.to(device))
@@ -96,6 +104,11 @@ class Wording:
         self._refuse_sentinel(target)
         ids = self._encode(self._settings.target_format.replace("{target}", target))
         return ids[: self._settings.target_maxlength - len(self.end)] + self.end
+
+    def continued(self, text: str) -> list[int]:
+        """Return the token ids of a decoder prompt: how a target begins."""
+        self._refuse_sentinel(text)
+        return self._encode(self._settings.target_format.partition("{target}")[0] + text)
 
     def passage(self, passage: Passage) -> tuple[list[int], bool]:
         """Return a passage's token ids with its end, and whether it lost some of its text."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
+from atlas_lm.reader.constrained import AllowedAnswers, Constraint
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
 from atlas_lm.reader.dropout import dropout_is_active, set_dropout
 from atlas_lm.reader.generation import generate_answers, left_padded
@@ -33,6 +34,7 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.phases import Phases, untimed
+from atlas_lm.runtime.weights import save_stock_model
 from atlas_lm.types import (
     Generated,
     Generation,
@@ -64,6 +66,7 @@ class FiDReader(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings or ReaderSettings()
         self.training = model.training
+        self._answers: dict[tuple[str, ...], AllowedAnswers] = {}
         _keep_untied(model)
         if model.config.model_type == "t5gemma":  # only eager attention caps its scores
             model.get_encoder().set_attn_implementation("eager")
@@ -102,7 +105,7 @@ class FiDReader(nn.Module):
     def save_pretrained(self, path: str | Path) -> None:
         """Write an ordinary transformers directory and ``reader.json``, all or nothing."""
         with atomic_directory(path) as directory:
-            self.model.save_pretrained(directory)
+            save_stock_model(self.model, directory)
             self.tokenizer.save_pretrained(directory)
             self.settings.save(directory)
 
@@ -125,8 +128,9 @@ class FiDReader(nn.Module):
         """Return targets as tokens ``[bsz length]`` on the reader's device; tokens pass through."""
         if isinstance(target, Tokens):
             return Tokens(target.ids, target.mask.bool()).to(self.device)
-        rows, _ = tokenize(self.tokenizer, target, self.settings.target_maxlength)
-        return right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+        return right_padded(self._target_rows(target), pad=self.tokenizer.pad_token_id).to(
+            self.device
+        )
 
     def logits(
         self, packed: PackedStates, target: Tokens, *, cache: Any = None
@@ -217,21 +221,38 @@ class FiDReader(nn.Module):
             logits = self.logits(self.encode(inputs), tokens)
             return token_log_likelihood(logits, labels_of(tokens)).sum(dim=-1)
 
+    def score_each(
+        self, inputs: FiDInputs, targets: Sequence[Target]
+    ) -> Float[Tensor, "n_targets bsz"]:
+        """Return `score` for several batches of targets; the passages are encoded once."""
+        with evaluating(self), torch.no_grad():
+            packed = self.encode(inputs)
+            rows = []
+            for target in targets:
+                tokens = self.target_tokens(target)
+                likelihood = token_log_likelihood(self.logits(packed, tokens), labels_of(tokens))
+                rows.append(likelihood.sum(dim=-1))
+        return torch.stack(rows)
+
     def generate(
         self,
         inputs: FiDInputs,
         generation: Generation | None = None,
         *,
         decoder_prompt: Sequence[str] | None = None,
+        allowed: Sequence[Sequence[str]] | None = None,
     ) -> list[Generated]:
         """Write one answer for each query: eval mode, no gradient.
 
         Each answer continues its ``decoder_prompt``, where given; the prompt is not part of it.
+        With ``allowed`` it is one of the query's targets.
         """
-        prompt = None
+        prompt = rows = constraint = None
         if decoder_prompt is not None:
             rows = self.tokenizer(list(decoder_prompt), add_special_tokens=False).input_ids
             prompt = left_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+        if allowed is not None:
+            constraint = Constraint([self._allowed(tuple(each)) for each in allowed], rows)
         with evaluating(self), torch.no_grad():
             return generate_answers(
                 self.model,
@@ -239,6 +260,7 @@ class FiDReader(nn.Module):
                 self.encode(inputs),
                 generation or Generation(),
                 prompt,
+                constraint,
             )
 
     def attention_share(
@@ -271,6 +293,14 @@ class FiDReader(nn.Module):
             InputError: ``p`` is not in [0, 1).
         """
         set_dropout(self.model, p)
+
+    def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
+        if targets not in self._answers:
+            self._answers = {targets: AllowedAnswers(self._target_rows(targets))}
+        return self._answers[targets]
+
+    def _target_rows(self, targets: Sequence[str]) -> list[list[int]]:
+        return tokenize(self.tokenizer, targets, self.settings.target_maxlength)[0]
 
     @property
     def _checkpoints(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from atlas_lm.reader.constrained import Constraint
 from atlas_lm.reader.cross_attention import project, shared_attention
 from atlas_lm.reader.packing import PackedStates
 from atlas_lm.types import Generated, Generation, Tokens
@@ -19,13 +21,18 @@ def generate_answers(
     packed: PackedStates,
     generation: Generation,
     prompt: Tokens | None = None,
+    constraint: Constraint | None = None,
 ) -> list[Generated]:
     """Write one answer for each query: greedy or beam search, in the model's present mode.
 
-    A ``prompt`` (left-padded) is what each answer begins with; it is not part of the answer.
+    A ``prompt`` (left-padded) is what each answer begins with; it is not part of the answer. Only
+    what the ``constraint`` lets through is written; log-probabilities are the model's own.
     """
     memory = project(model, packed)
-    keywords = {} if prompt is None else _prompted(model, prompt)
+    keywords: dict[str, Any] = {} if prompt is None else _prompted(model, prompt)
+    skip = 1 if prompt is None else keywords["decoder_input_ids"].shape[1]
+    if constraint is not None:
+        keywords["prefix_allowed_tokens_fn"] = _allowed_tokens(constraint, model, skip)
     config = _stock_config(model, generation)
     with shared_attention(model):
         output = model.generate(
@@ -35,7 +42,6 @@ def generate_answers(
             generation_config=config,
             **keywords,
         )
-    skip = 1 if prompt is None else keywords["decoder_input_ids"].shape[1]
     log_probs = _token_log_probs(model, output, generation)
     return [
         _generated(tokenizer, config, ids[skip:].tolist(), scores)
@@ -49,6 +55,21 @@ def left_padded(token_ids: list[list[int]], *, pad: int) -> Tokens:
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in token_ids])
     mask = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in token_ids])
     return Tokens(ids, mask)
+
+
+def _allowed_tokens(
+    constraint: Constraint, model: Any, skip: int
+) -> Callable[[int, Tensor], list[int]]:
+    """Return what stock `generate` asks for every row: the tokens that may come next.
+
+    A row whose answer is whole is fed pads.
+    """
+
+    def allowed(query: int, token_ids: Tensor) -> list[int]:
+        following = constraint.following(query, token_ids[skip:].tolist())
+        return following or [model.config.pad_token_id]
+
+    return allowed
 
 
 def _stock_config(model: Any, generation: Generation) -> Any:

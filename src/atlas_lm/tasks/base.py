@@ -90,6 +90,11 @@ class Task(ABC):
         """
         return self.process({"id": id, self.asked_field: text}, place="question")
 
+    def write(self, answer: str) -> str:
+        """Return the target that says ``answer``."""
+        names = [name for _, name, _, _ in string.Formatter().parse(self.target_wording) if name]
+        return self.target_wording.format(**dict.fromkeys(names, answer))
+
     def orders(self, example: Example) -> list[Example]:
         """Return the forms of an example over which a choice is averaged; itself alone here."""
         return [example]
