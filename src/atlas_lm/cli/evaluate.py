@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -16,12 +17,20 @@ from atlas_lm.cli.common import (
     print_json,
 )
 from atlas_lm.evaluation import measure, metrics_table, to_json, write_predictions
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.evaluation.answer_page import write_answer_page
+from atlas_lm.evaluation.answer_report import make_report, report_tables
+from atlas_lm.evaluation.conditions import CONDITIONS, measure_conditions
+from atlas_lm.model import Atlas
+from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.logs import notice
+from atlas_lm.types import Example
 
 HELP = "Measure answers (EM, F1, ROUGE-L) and retrieval (recall, MRR) with 95% intervals."
 EXAMPLE = (
     "atlas-lm evaluate --model runs/quickstart/model --index runs/quickstart/index "
-    "--data test.jsonl --predictions predictions.jsonl"
+    "--data test.jsonl --predictions predictions.jsonl\n"
+    "  atlas-lm evaluate --model runs/quickstart/model --index runs/quickstart/index "
+    "--data test.jsonl --report report.html"
 )
 
 
@@ -33,14 +42,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recall-at", default="1,5,20,100", metavar="K,K", help="depths of recall")
     parser.add_argument("--retrieval-only", action="store_true", help="write no answers")
     parser.add_argument("--predictions", metavar="FILE", help="write one JSON line a question")
+    group = parser.add_argument_group("report")
+    group.add_argument(
+        "--report",
+        metavar="FILE",
+        help="answer closed book, from retrieved, good and random passages; write what came of it, "
+        "with the calibration of the answers, as one HTML file",
+    )
+    group.add_argument(
+        "--conditions",
+        default=",".join(CONDITIONS),
+        metavar="NAMES",
+        help="of the report (default: %(default)s); each answers every question once",
+    )
+    group.add_argument(
+        "--report-seed", type=int, default=0, metavar="N", help="draws the random passages"
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
     ks = parse_depths(args.recall_at)
+    conditions = parse_conditions(args.conditions)
+    if args.report and args.retrieval_only:
+        raise InputError("--report is about answers; leave --retrieval-only out")
     atlas = open_model(args)
     examples = load_data(args, atlas)
+    if args.report:
+        return _report(args, atlas, examples, ks, conditions)
     evaluation = measure(atlas, examples, ks=ks, answers=not args.retrieval_only, bsz=args.bsz)
     if args.predictions:
         write_predictions(args.predictions, evaluation.records)
@@ -49,6 +79,50 @@ def run(args: argparse.Namespace) -> int:
     else:
         Console().print(metrics_table(evaluation.metrics, title=args.data))
     return 0
+
+
+def _report(
+    args: argparse.Namespace,
+    atlas: Atlas,
+    examples: Sequence[Example],
+    ks: tuple[int, ...],
+    conditions: tuple[str, ...],
+) -> int:
+    """Measure every condition, write the page, and print the same."""
+    found = measure_conditions(
+        atlas, examples, names=conditions, ks=ks, bsz=args.bsz, seed=args.report_seed
+    )
+    report = make_report(found, atlas.config.context.n_context)
+    if args.predictions:
+        write_predictions(args.predictions, found["open"].records)
+    notes = (
+        f"{len(examples):,} questions of {args.data}; {args.model or args.reader}.",
+        "Answers are compared after SQuAD's normalisation. Random passages were drawn with seed "
+        f"{args.report_seed}.",
+    )
+    write_answer_page(args.report, report, title="What the model answers, and why", notes=notes)
+    if args.json:
+        print_json({**report.to_dict(), "questions": len(examples), "report": args.report})
+    else:
+        Console().print(report_tables(report))
+    notice(f"report: {args.report}")
+    return 0
+
+
+def parse_conditions(text: str) -> tuple[str, ...]:
+    """Return the conditions of a comma-separated list, ``open`` among them, in their order.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in CONDITIONS:
+            raise InputError(
+                f"--conditions {name!r} is unknown{did_you_mean(name, CONDITIONS)}; "
+                f"known: {', '.join(CONDITIONS)}"
+            )
+    return tuple(name for name in CONDITIONS if name in {*names, "open"})
 
 
 def parse_depths(text: str) -> tuple[int, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from atlas_lm.evaluation.bootstrap import Comparison, Estimate
 from atlas_lm.evaluation.card_examples import examples_section
 from atlas_lm.evaluation.curves import flatten, panels
+from atlas_lm.evaluation.page import html_page
 from atlas_lm.evaluation.plot import interval_bar, line_chart, short_number
 from atlas_lm.evaluation.records import AnswerRecord, Metrics
 from atlas_lm.evaluation.report import display_name, show_percent
@@ -79,7 +79,7 @@ def write_run_card(
         )
     )
     with atomic_path(path) as temporary:
-        temporary.write_text(_document(title, page), "utf-8")
+        temporary.write_text(html_page(title, page), "utf-8")
 
 
 def tone(comparison: Comparison) -> str:
@@ -87,16 +87,6 @@ def tone(comparison: Comparison) -> str:
     if not comparison.is_beyond_noise:
         return "none"
     return "good" if comparison.difference.mean > 0 else "bad"
-
-
-def _document(title: str, page: str) -> str:
-    style = files("atlas_lm.evaluation").joinpath("run_card.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body><main>{page}</main></body></html>\n"
-    )
 
 
 def _notes(notes: Sequence[str]) -> str:

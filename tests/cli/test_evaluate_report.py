@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+from atlas_lm.cli import main
+
+
+def evaluate(tiny, pair, *words) -> int:
+    data = ["--data", str(tiny.world / "test.jsonl"), "--limit", "5"]
+    return main(["evaluate", *pair, "--index", str(tiny.index), *data, *map(str, words)])
+
+
+def test_a_report_is_written_and_printed(tiny, pair, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    predictions = tmp_path / "predictions.jsonl"
+    words = ("--report", page, "--predictions", predictions, "--json")
+    assert evaluate(tiny, pair, *words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["conditions"]) == {"closed", "open", "oracle", "random"}
+    assert printed["questions"] == 5
+    assert printed["conditions"]["oracle"]["gold_recall_at_1"]["mean"] == 1.0
+    assert set(printed["open_against"]) == {"closed", "oracle", "random"}
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert len(predictions.read_text("utf-8").splitlines()) == 5
+
+
+def test_conditions_are_chosen_and_the_open_book_is_always_there(tiny, pair, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert evaluate(tiny, pair, "--report", page, "--conditions", "closed", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["conditions"]) == ["closed", "open"]
+
+
+def test_an_unknown_condition_is_named(tiny, pair, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert evaluate(tiny, pair, "--report", page, "--conditions", "orcale") == 2
+    assert "oracle" in capsys.readouterr().err
+
+
+def test_a_report_without_answers_is_refused(tiny, pair, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert evaluate(tiny, pair, "--report", page, "--retrieval-only") == 2
+    assert "leave --retrieval-only out" in capsys.readouterr().err
+    assert not page.exists()
