@@ -29,9 +29,10 @@ from atlas_lm.retrieve import (
 )
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_directory, read_json, write_json
+from atlas_lm.runtime.files import read_json, write_json
 from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.runtime.structure import structure, unstructure
+from atlas_lm.runtime.weights import directory_of_process_0
 from atlas_lm.tasks import TaskConfig, make_task
 from atlas_lm.types import (
     Batch,
@@ -371,9 +372,11 @@ class Atlas:
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``atlas.json`` and both halves; the directory appears whole or not at all.
 
+        Of several processes the first writes, and all must call: see `plain_state`.
+
         ``reader/`` and ``retriever/`` are ordinary transformers directories.
         """
-        with atomic_directory(path) as temporary:
+        with directory_of_process_0(path) as temporary:
             self.reader.save_pretrained(temporary / "reader")
             if self.retriever is not None:
                 self.retriever.save_pretrained(temporary / "retriever")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from atlas_lm.cli.examples import check_enough_passages
 from atlas_lm.cli.examples import training_examples as training_examples
+from atlas_lm.cli.together import build_together
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
 from atlas_lm.evaluation import measure
 from atlas_lm.index import FlatIndex, build
+from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.phases import PhaseClock
@@ -82,17 +85,20 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
     start = out / START_INDEX
     own = start if start.is_dir() else out / "index"
     path = Path(config.data.index) if config.data.index else own
-    if not config.data.index and not path.is_dir():
+    if not config.data.index and not distributed.any_process(path.is_dir()):
         if not config.data.passages:
             raise InputError("give data.index, or data.passages to build one from")
         build_index(atlas, PassageStore.open([Path(p) for p in config.data.passages]), path)
-    atlas.open_index(path)
+    atlas.open_index(path, shared=distributed.world().size > 1)
     check_enough_passages(atlas)
     return path
 
 
 def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
     """Embed every passage with the model's passage encoder into a new index at ``path``."""
+    if distributed.world().size > 1:
+        build_together(atlas, store, path, step=step)
+        return
     retriever = atlas.trained_retriever
     build(store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step)
 
@@ -125,7 +131,8 @@ def run_joint(
     Raises:
         InputError: another run is at work in ``out``, or an earlier one was and is not resumed.
     """
-    with run_lock(out):
+    main = distributed.world().is_main
+    with run_lock(out) if main else nullcontext():
         checkpoints = Checkpoints(
             out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
         )
@@ -135,11 +142,11 @@ def run_joint(
         state = new_state(atlas, examples, config.training, freshness=freshness)
         if resume:
             notice(f"resuming from {checkpoints.load(state)}")
-        save_recipe(out / "recipe.toml", config)
+        if main:
+            save_recipe(out / "recipe.toml", config)
         evaluation = (lambda: _evaluate(atlas, validation)) if validation else None
         outcome = _train(state, config, checkpoints, out, evaluation, watch)
         if outcome.finished:
-            shutil.rmtree(out / BACKGROUND, ignore_errors=True)
             _finish(atlas, config, out, outcome)
     return outcome
 
@@ -152,7 +159,14 @@ def _train(
     evaluation: Callable[[], dict[str, float]] | None,
     watch: Watch,
 ) -> Outcome:
-    """Train under the log, the trackers and the profiler; leave ``phases.json``."""
+    """Train under the log, the trackers and the profiler; leave ``phases.json``.
+
+    Of several processes the first does so for all.
+    """
+    if not distributed.world().is_main:
+        return train(
+            state, config.training, checkpoints=checkpoints, log=_unheard, evaluate=evaluation
+        )
     run = TrackedRun(out=out, title=config.title, config=checkpoints.config, first_step=state.step)
     log = RunLog(
         out / "metrics.jsonl",
@@ -186,13 +200,20 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
     index, store = atlas.index, atlas.store
     if index is None or store is None or not passages_move(config):
         return AlwaysFresh(indexed=index is not None)
-    if not isinstance(index, FlatIndex):
+    if not isinstance(index, FlatIndex | ShardedIndex) or not isinstance(
+        index.local if isinstance(index, ShardedIndex) else index, FlatIndex
+    ):
         raise InputError(
             "the passage encoder learns, and the vectors of this index cannot follow it: it is "
             "compressed or has parts; train with a flat index (atlas-lm index build --kind flat), "
             "or set staleness.query_side=true"
         )
     retriever, staleness = atlas.trained_retriever, config.staleness
+    if staleness.refresh == "background" and distributed.world().size > 1:
+        raise InputError(
+            'staleness.refresh="background" runs beside one process; with several, each refreshes '
+            'its share while training waits: set it to "full" or "partial"'
+        )
     launcher = ProcessLauncher(
         retriever, store, out / BACKGROUND, dtype=index.dtype, config=staleness.background
     )
@@ -218,11 +239,28 @@ def _evaluate(atlas: Atlas, validation: list[Example]) -> dict[str, float]:
 
 def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> None:
     """Save the model; give it an index of its own where the passage encoder has moved."""
-    atlas.save_pretrained(out / "model")
+    main = distributed.world().is_main
+    if main:
+        shutil.rmtree(out / BACKGROUND, ignore_errors=True)
+    save_model(atlas, out / "model")
     if passages_move(config) and atlas.index is not None and atlas.store is not None:
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
-        if (out / "index").is_dir() and not (out / START_INDEX).exists():
+        if main and (out / "index").is_dir() and not (out / START_INDEX).exists():
             (out / "index").rename(out / START_INDEX)
         build_index(atlas, atlas.store, out / "index", step=outcome.step)
-        atlas.open_index(out / "index")
+        atlas.open_index(out / "index", shared=distributed.world().size > 1)
+
+
+def save_model(atlas: Atlas, path: Path) -> None:
+    """Write the model, once for all processes. Collective."""
+    error: Exception | None = None
+    try:
+        atlas.save_pretrained(path)
+    except Exception as failure:
+        error = failure
+    distributed.agree(error)
+
+
+def _unheard(step: int, metrics: Mapping[str, float]) -> None:
+    """Log nothing: process 0 does."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.fits import refuse_what_cannot_fit
 from atlas_lm.cli.joint import Watch, open_halves, open_or_build_index, run_joint, training_examples
+from atlas_lm.cli.together import joined
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
@@ -55,8 +57,14 @@ def run(args: argparse.Namespace) -> int:
     if (kind := read_toml(path).get("kind", "joint")) != "joint":
         return _other(kind, path, args)
     config = load_recipe(path, args.overrides, RunConfig)
+    with joined(args.device, timeout_minutes=config.training.timeout_minutes) as device:
+        return _joint(config, args, device)
+
+
+def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
+    """Train both halves; with several processes, all of them do."""
     out = Path(args.out)
-    atlas = open_halves(config).to(args.device)
+    atlas = open_halves(config).to(device)
     examples = training_examples(config, atlas.config.task)
     validation = (
         load_examples(
@@ -86,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         "checkpoint": str(outcome.checkpoint),
         "metrics": str(out / "metrics.jsonl"),
     }
-    if args.json:
+    if args.json and distributed.world().is_main:
         print_json(result)
     elif outcome.finished:
         notice(f"model: {result['model']}\nindex: {result['index']}")

@@ -16,6 +16,7 @@ from atlas_lm.retriever.sentence_transformers import MODULES, sentence_transform
 from atlas_lm.retriever.settings import EncoderSettings, settings_from
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.weights import plain_state, save_stock_model
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "bi_encoder.json"
@@ -72,7 +73,7 @@ def write_settings(path: Path, settings: EncoderSettings, *, tied: bool) -> None
 
 def save_tower(tower: Tower, path: Path) -> None:
     """Write one encoder and its tokenizer as a transformers directory."""
-    tower.encoder.save_pretrained(path)
+    save_stock_model(tower.encoder, path)
     tower.tokenizer.save_pretrained(path)
 
 
@@ -81,7 +82,7 @@ def weights_digest(encoder: nn.Module, settings: EncoderSettings) -> str:
     digest = hashlib.sha256()
     if settings.reference_layernorm:
         digest.update(b"reference_layernorm\n")
-    for name, tensor in sorted(encoder.state_dict().items()):
+    for name, tensor in sorted(plain_state(encoder).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(content.numpy().data)

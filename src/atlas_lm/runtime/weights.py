@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from atlas_lm.runtime import distributed
+from atlas_lm.runtime.files import atomic_directory
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
@@ -59,3 +64,30 @@ def _merged(state: dict[str, Tensor], name: str, layer: Any) -> dict[str, Tensor
         weight = (weight.float() + scaling * (up @ down)).to(weight.dtype)
     merged[f"{own}weight"] = weight
     return merged
+
+
+@contextmanager
+def directory_of_process_0(path: str | Path) -> Iterator[Path]:
+    """Yield a directory that becomes ``path`` when it is whole; on other processes, a scratch one.
+
+    They take part in gathering what is written and must not write it.
+    """
+    if distributed.world().is_main:
+        with atomic_directory(path) as directory:
+            yield directory
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def save_stock_model(model: Any, path: str | Path) -> None:
+    """Write a stock model as an ordinary transformers directory, adapters merged.
+
+    Collective where the model is sharded; process 0 alone writes the weights then.
+    """
+    if is_plain(model) and distributed.world().is_main:
+        model.save_pretrained(path)
+    elif not is_plain(model):
+        state = plain_state(model)
+        main = distributed.world().is_main
+        model.save_pretrained(path, state_dict=state, is_main_process=main)

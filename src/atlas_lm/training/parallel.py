@@ -16,10 +16,10 @@ the counts of all. Micro-batches before the last are not communicated.
 
 from __future__ import annotations
 
-import warnings
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Protocol, TypeVar
+from contextlib import nullcontext
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ class Replicated:
     ) -> Rest:
         """Do the work inside DDP's forward, and its backward; communicate where it is the last."""
         engine = self._engine(frozenset(trained))
-        with nullcontext() if last else engine.no_sync(), _no_word_of_unused_parameters():
+        with nullcontext() if last else engine.no_sync():
             loss, sealed = engine(work)
             with phases("backward"):
                 torch.autograd.backward(loss)
@@ -147,9 +147,9 @@ class Replicated:
                 del self._engines[other]
             self._engines[trained] = DistributedDataParallel(
                 _Step({name: self._halves[name] for name in sorted(trained)}),
-                broadcast_buffers=False,
                 find_unused_parameters=True,
                 gradient_as_bucket_view=True,
+                **_without_buffers(),
             )
         return self._engines[trained]
 
@@ -251,12 +251,12 @@ def _shard_(module: nn.Module, config: FSDPConfig) -> None:
     sharded.set_force_sum_reduction_for_comms(True)
 
 
-@contextmanager
-def _no_word_of_unused_parameters() -> Iterator[None]:
-    """Do not let DDP advise to promise that every parameter is used: an encoder's pooler is not."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-        yield
+def _without_buffers() -> dict[str, Any]:
+    """Return what tells DDP to leave buffers alone: nothing of a stock model's changes."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    return {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
 
 
 __all__ = ["Alone", "Parallel", "Replicated", "Sharded", "Work", "make_parallel"]

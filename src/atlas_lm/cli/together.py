@@ -1,0 +1,61 @@
+"""What the processes of one run do together, and what process 0 does for all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from atlas_lm.index import FlatIndex, PassageFiles
+from atlas_lm.index.sharded import ShardedIndex
+from atlas_lm.index.shares import mapped_room
+from atlas_lm.model import Atlas
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime import distributed, logs
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.staleness.refresh import embed_rows
+
+
+@contextmanager
+def joined(device: str, *, timeout_minutes: float) -> Iterator[str]:
+    """Join the processes that were started with this one; yield the device of this one.
+
+    Only process 0 shows notices, warnings and progress; errors are shown by all.
+
+    Raises:
+        OtherProcessFailed: another process has failed, or has gone.
+    """
+    with distributed.process_group(device, timeout=60 * timeout_minutes) as world:
+        logs.console.quiet = not world.is_main
+        if world.size > 1:
+            logs.notice(f"{world.size} processes")
+        on_gpu = device == "cuda" and distributed.is_started()
+        yield f"cuda:{torch.cuda.current_device()}" if on_gpu else device
+
+
+def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
+    """Embed every passage into a new index at ``path``; each process embeds its share. Collective.
+
+    Raises:
+        InputError: an embedding is not finite, or the disk is full; on every process.
+    """
+    retriever = atlas.trained_retriever
+    fingerprint = atlas.fingerprint(store)
+    with tempfile.TemporaryDirectory() as scratch:
+        room = mapped_room(Path(scratch), len(store), retriever.dim, torch.float16)
+        index = ShardedIndex(
+            FlatIndex(room, fingerprint=fingerprint, passages=PassageFiles.of(store))
+        )
+        error: Exception | None = None
+        try:
+            vectors = embed_rows(
+                store, retriever.embed_corpus, index.rows, dim=retriever.dim, dtype=torch.float16
+            )
+            index.update_(index.rows, vectors, step=step, fingerprint=fingerprint)
+        except InputError as failure:
+            error = failure
+        distributed.agree(error)
+        index.save(path)
