@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from atlas_lm.runtime.errors import InputError
@@ -59,7 +60,7 @@ def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        checkpoint_module.SafetensorError("I/O error: No space left on device (os error 28)"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
     ],
 )
 def test_a_full_disk_is_said_plainly_and_leaves_nothing(tmp_path, monkeypatch, error):

@@ -4,7 +4,9 @@ A checkpoint is the directory ``step-00000120`` with ``model.safetensors``,
 ``optimizer.safetensors``, ``random.safetensors``, ``index.safetensors`` (only once the index has
 been refreshed), ``background.safetensors`` (the encoder of a refresh under way) and
 ``state.json``: step, data position, generators, freshness, configuration, and size and SHA-256 of
-every file. A damaged newest checkpoint is noticed, set aside, and the one before it is taken.
+every file. Halves that are sharded over the processes lie, in place of the first two files, in
+``shares/``, to which all processes have written (`shares`). A damaged newest checkpoint is
+noticed, set aside, and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -12,25 +14,28 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from atlas_lm.runtime import distributed
-from atlas_lm.runtime.errors import DiskFullError, InputError
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import warn
+from atlas_lm.training import shares
+from atlas_lm.training.changes import warn_of_changes
+from atlas_lm.training.checkpoint_files import (
+    FORMAT_VERSION,
+    contiguous,
+    full_disk_explained,
+    link,
+    read_tensors,
+)
 from atlas_lm.training.intact import STATE, DamagedError, read_facts, write_facts
 from atlas_lm.training.state import TrainState
-
-FORMAT_VERSION = 3
-MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last", "best_metric")
-"""Options of ``training`` that decide nothing about the weights."""
 
 
 class Checkpoints:
@@ -104,15 +109,35 @@ class Checkpoints:
             InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
         """
         path = self.path / _name(state.step)
-        files, facts = state.tensors(), state.facts()
+        sharded = self._write_shares(state, path) if state.is_sharded else None
+        files, facts = state.tensors(whole=sharded is None), state.facts()
         error: Exception | None = None
         if distributed.world().is_main:
             try:
-                self._write(path, files, facts, state)
+                self._write(path, files, facts, state, sharded)
             except Exception as failure:
                 error = failure
         distributed.agree(error)
         return path
+
+    def _write_shares(self, state: TrainState, path: Path) -> Path:
+        """Write what is sharded into a directory that no reader looks at. Collective."""
+        directory = path.with_name(f".{path.name}.{shares.SHARES}")
+        error: Exception | None = None
+        tensors = state.shares()
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        try:
+            with full_disk_explained(path, needed):
+                directory.mkdir(parents=True, exist_ok=True)
+                shares.write_shares(tensors, directory)
+        except Exception as failure:
+            error = failure
+        try:
+            distributed.agree(error)
+        except Exception:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return directory
 
     def _write(
         self,
@@ -120,6 +145,7 @@ class Checkpoints:
         files: Mapping[str, Mapping[str, Tensor]],
         state_facts: Mapping[str, Any],
         state: TrainState,
+        sharded: Path | None,
     ) -> None:
         linked = self._linkable_index(state)
         needed = sum(
@@ -128,17 +154,19 @@ class Checkpoints:
             if not (name == "index" and linked)
             for tensor in tensors.values()
         )
-        with _full_disk_explained(path, needed):
+        with full_disk_explained(path, needed):
             self.path.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.path).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with atomic_directory(path) as temporary:
+                if sharded:
+                    os.replace(sharded, temporary / shares.SHARES)
                 for name, tensors in files.items():
                     target = temporary / f"{name}.safetensors"
                     if name == "index" and linked:
-                        _link(linked, target)
+                        link(linked, target)
                     else:
-                        save_file(_contiguous(tensors), target)
+                        save_file(contiguous(tensors), target)
                 known = {linked.name: self._index_file[2]} if linked and self._index_file else {}
                 facts = {
                     "format_version": FORMAT_VERSION,
@@ -164,8 +192,8 @@ class Checkpoints:
             facts = read_facts(path, format_version=FORMAT_VERSION)
         else:
             path, facts = self._agreed_newest()
-        tensors = {Path(name).stem: load_file(path / name) for name in facts["files"]}
-        _warn_of_changes(facts["config"], self.config)
+        tensors = read_tensors(path, facts, state)
+        warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         self._note_index(state, path, facts["checksums"])
         return path
@@ -235,60 +263,3 @@ def _free_name(path: Path) -> Path:
     """Return ``path``, or the first of ``path-2``, ``path-3``, ... that is not taken."""
     names = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
     return next(free for free in (path, *names) if not free.exists())
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that own exactly their own bytes, so that no hidden storage is written."""
-    return {
-        name: tensor
-        if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-        else tensor.clone().contiguous()
-        for name, tensor in tensors.items()
-    }
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-@contextmanager
-def _full_disk_explained(path: Path, needed: int) -> Iterator[None]:
-    try:
-        yield
-    except (DiskFullError, OSError, SafetensorError) as error:
-        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        )
-        if not full and "os error 28" not in str(error):
-            raise
-        raise InputError(
-            f"{path}: the disk is full; this checkpoint needs {needed / 1e6:.1f} MB. Nothing was "
-            "written and older checkpoints are whole: free some space, or lower "
-            "training.keep_last, and resume"
-        ) from error
-
-
-def _warn_of_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, after = _flat(saved), _flat(now)
-    may_change = {f"training.{name}" for name in MAY_CHANGE}
-    changed = [
-        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in may_change
-    ]
-    if saved and now and changed:
-        warn(f"resuming with other options than the saved run's: {'; '.join(changed)}")
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -14,7 +14,8 @@ from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.training.lr_schedule import Schedule, lr_multiplier
 
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+ADAM_STATE = ("step", *MOMENTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,12 @@ class HalfOptimizer:
 
         Collective where the parameters are sharded.
         """
+        return {name: distributed.whole(tensor) for name, tensor in self.held().items()}
+
+    def held(self) -> dict[str, Tensor]:
+        """Return the same as this process holds them: where they are sharded, its shares."""
         return {
-            f"{name}/{key}": distributed.whole(self.adamw.state[parameter][key])
+            f"{name}/{key}": self.adamw.state[parameter][key]
             for name, parameter in self.parameters.items()
             for key in ADAM_STATE
             if parameter in self.adamw.state

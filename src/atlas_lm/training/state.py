@@ -15,6 +15,7 @@ from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.staleness import AlwaysFresh, Freshness
 from atlas_lm.training.batches import Batches
 from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.optim import MOMENTS
 from atlas_lm.training.randomness import (
     random_facts,
     random_tensors,
@@ -102,20 +103,57 @@ class TrainState:
             "best": asdict(self.best) if self.best else None,
         }
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights and moments lie in shares over the processes."""
+        return any(
+            distributed.is_sharded(tensor)
+            for part in self.modules.values()
+            for tensor in part.parameters()
+        )
+
+    def shares(self) -> dict[str, Tensor]:
+        """Return weights (``model/``) and moments (``optimizer/``) as this process holds them."""
+        halves = self.optimizers.halves
+        parts = {
+            "model": _joined({name: held(part) for name, part in self.modules.items()}),
+            "optimizer": _joined({name: half.held() for name, half in halves.items()}),
+        }
+        return _joined(parts, "/")
+
+    def places(self) -> dict[str, Tensor]:
+        """Return what lies as `shares` would, moments that are not there yet included."""
+        halves = self.optimizers.halves
+        moments = {
+            f"optimizer/{name}.{parameter}/{moment}": value
+            for name, half in halves.items()
+            for parameter, value in half.parameters.items()
+            for moment in MOMENTS
+        }
+        weights = _joined({name: held(part) for name, part in self.modules.items()})
+        return {f"model/{name}": value for name, value in weights.items()} | moments
+
+    def tensors(self, *, whole: bool = True) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of each file: ``model``, ``optimizer``, ``random`` and ``index``.
+
+        The first two are left out where ``whole`` is false: they are among the `shares`.
 
         ``index`` is there only if the index has been refreshed since the run began, and
         ``background`` only while a refresh runs beside the training, ``signals`` only within a
         round of ``signal_round`` steps.
         """
+        return {
+            **(self._whole() if whole else {}),
+            "random": random_tensors(),
+            **self.freshness.tensors(),
+            **self.signals.tensors(),
+        }
+
+    def _whole(self) -> dict[str, dict[str, Tensor]]:
         halves = self.optimizers.halves
         return {
             "model": _joined({name: weights(part) for name, part in self.modules.items()}),
             "optimizer": _joined({name: half.tensors() for name, half in halves.items()}),
-            "random": random_tensors(),
-            **self.freshness.tensors(),
-            **self.signals.tensors(),
         }
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
@@ -125,9 +163,9 @@ class TrainState:
             InputError: they belong to another model, other data or another index.
         """
         for name, part in self.modules.items():
-            load_weights(part, _part(tensors["model"], name), name)
+            load_weights(part, part_of(tensors["model"], name), name)
         for name, half in self.optimizers.halves.items():
-            half.restore(_part(tensors["optimizer"], name))
+            half.restore(part_of(tensors["optimizer"], name))
         self.batches.restore(facts["batches"])
         self.freshness.restore(facts["freshness"], tensors)
         self.signals.restore(facts["signals"], tensors)
@@ -171,10 +209,10 @@ def weights(module: nn.Module) -> dict[str, Tensor]:
 
     Collective where the module is sharded.
     """
-    return {name: distributed.whole(tensor) for name, tensor in _own(module).items()}
+    return {name: distributed.whole(tensor) for name, tensor in held(module).items()}
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
+def held(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and saved buffers as this process holds them, each once."""
     seen: set[int] = set()
     found = {}
@@ -192,7 +230,7 @@ def load_weights(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> N
     Raises:
         InputError: a name or a shape differs.
     """
-    own = _own(module)
+    own = held(module)
     if different := own.keys() ^ saved.keys():
         side = "the checkpoint" if min(different) in saved else "the model"
         raise InputError(
@@ -208,12 +246,15 @@ def load_weights(module: nn.Module, saved: Mapping[str, Tensor], what: str) -> N
         tensor.copy_(distributed.placed_like(saved[name], tensor))
 
 
-def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{part}.{name}": t for part, tensors in parts.items() for name, t in tensors.items()}
+def _joined(parts: Mapping[str, Mapping[str, Tensor]], mark: str = ".") -> dict[str, Tensor]:
+    return {
+        f"{part}{mark}{name}": t for part, tensors in parts.items() for name, t in tensors.items()
+    }
 
 
-def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}."
+def part_of(tensors: Mapping[str, Tensor], part: str, mark: str = ".") -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``part`` and ``mark``, without these."""
+    prefix = f"{part}{mark}"
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

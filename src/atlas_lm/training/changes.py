@@ -1,0 +1,34 @@
+"""Which options a resumed run has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atlas_lm.runtime.logs import warn
+
+MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last", "best_metric")
+"""Options of ``training`` that decide nothing about the weights."""
+
+
+def warn_of_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Name every option that differs from the saved run's and can matter."""
+    before, after = _flat(saved), _flat(now)
+    may_change = {f"training.{name}" for name in MAY_CHANGE}
+    changed = [
+        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in may_change
+    ]
+    if saved and now and changed:
+        warn(f"resuming with other options than the saved run's: {'; '.join(changed)}")
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,97 @@
+"""The files of a checkpoint: read back, linked, and what a full disk means."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+
+from atlas_lm.runtime.errors import DiskFullError, InputError
+from atlas_lm.training import shares
+from atlas_lm.training.intact import read_facts
+from atlas_lm.training.state import TrainState, load_weights, part_of
+
+FORMAT_VERSION = 3
+
+
+def load_model(path: str | Path, halves: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Give ``halves`` the weights of a checkpoint, of however many processes; return its facts.
+
+    Raises:
+        InputError: it is no whole checkpoint, or that of another model.
+    """
+    path = Path(path)
+    facts = read_facts(path, format_version=FORMAT_VERSION)
+    if (path / shares.SHARES).is_dir():
+        room = shares.empty_like_saved(path / shares.SHARES, {})
+        shares.read_shares(room, path / shares.SHARES)
+        saved = part_of(room, "model", "/")
+    else:
+        saved = load_file(path / "model.safetensors")
+    for name, half in halves.items():
+        load_weights(half, part_of(saved, name), name)
+    return facts
+
+
+def read_tensors(
+    path: Path, facts: Mapping[str, Any], state: TrainState
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a checkpoint by file; those in shares in the state's own shares."""
+    names = [name for name in facts["files"] if "/" not in name]
+    tensors = {Path(name).stem: load_file(path / name) for name in names}
+    if len(names) < len(facts["files"]):
+        room = shares.empty_like_saved(path / shares.SHARES, state.places())
+        shares.read_shares(room, path / shares.SHARES)
+        tensors |= {name: part_of(room, name, "/") for name in ("model", "optimizer")}
+    return tensors
+
+
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that own exactly their own bytes, so that no hidden storage is written."""
+    return {
+        name: tensor
+        if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+        else tensor.clone().contiguous()
+        for name, tensor in tensors.items()
+    }
+
+
+def link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def full_disk_explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn "no space left" of any writer into a message about the checkpoint.
+
+    Raises:
+        InputError: the disk was full.
+    """
+    try:
+        yield
+    except (DiskFullError, OSError, SafetensorError, CheckpointException) as error:
+        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        )
+        words = ("os error 28", os.strerror(errno.ENOSPC))
+        if not full and not any(word in str(error) for word in words):
+            raise
+        raise InputError(
+            f"{path}: the disk is full; this checkpoint needs {needed / 1e6:.1f} MB. Nothing was "
+            "written and older checkpoints are whole: free some space, or lower "
+            "training.keep_last, and resume"
+        ) from error
