@@ -156,6 +156,18 @@ def load_recipe(path: str | Path | None, overrides: Sequence[str], config: type[
     return structure(table, config, place=str(path) if path is not None else "recipe")
 
 
+def with_overrides(config: Config, overrides: Sequence[str], *, place: str) -> Config:
+    """Return ``config`` with ``table.key=value`` overrides applied.
+
+    Raises:
+        InputError: as `load_recipe` does; the message begins with ``place``.
+    """
+    table = unstructure(config)
+    for override in overrides:
+        _apply_override(table, override, type(config))
+    return structure(table, type(config), place=place)
+
+
 def save_recipe(path: str | Path, config: Any) -> None:
     """Write the resolved recipe as TOML, atomically; `load_recipe` gives it back."""
     with atomic_path(path) as temporary:

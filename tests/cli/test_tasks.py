@@ -65,3 +65,148 @@ def test_a_pretext_task_trains_over_the_passages(tiny, reader, tmp_path, task, c
     assert len(steps) == 3
     assert all(0 <= line["leaked"] <= 1 for line in steps)
     assert all(line["retriever_loss"] > 0 for line in steps)
+
+
+@pytest.mark.parametrize("task", ["mlm", "lm", "section"])
+def test_a_pretext_task_trains_in_closed_book(tiny, reader, tmp_path, task, capsys):
+    words = recipe(
+        *(tiny, reader, "--out", tmp_path / "run", f"task.task={task}"),
+        *("task.query_template={text}", "task.target_template={target}"),
+        *("retriever.path=", "context.passages_from=none"),
+        f'data.passages=["{tiny.world}/passages.jsonl"]',
+    )
+    assert said(capsys, *words)["finished"]
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def facts(tiny) -> list[dict]:
+    """The passages of the world: id, title (a person) and text (a relation and its value)."""
+    return list(map(json.loads, (tiny.world / "passages.jsonl").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def files(facts, tmp_path_factory) -> Path:
+    """One data file of each task, twelve rows each."""
+    folder = tmp_path_factory.mktemp("files")
+    fever, choices, kilt, given = [], [], [], []
+    for number, fact in enumerate(facts[:12]):
+        value, others = fact["text"].split()[1], [f["text"].split()[1] for f in facts[20:23]]
+        true = number % 2 == 0
+        claim = f"{fact['title']} {fact['text'] if true else others[0]}"
+        label = "SUPPORTS" if true else "REFUTES"
+        fever.append({"claim": claim, "label": label, "gold_passage_ids": [fact["id"]]})
+        options = dict(zip("ABCD", [value, *others], strict=True))
+        choices.append({"question": fact["title"], "options": options, "answer": "A"})
+        page = [{"wikipedia_id": fact["title"], "title": fact["title"]}]
+        output = [{"answer": value, "provenance": page}]
+        kilt.append({"id": str(number), "input": f"{fact['title']} [SEP] x", "output": output})
+        given.append({"question": claim, "answers": [value], "passages": [fact] * 4})
+    write(folder / "fever.jsonl", *fever)
+    write(folder / "multiple_choice.jsonl", *choices)
+    write(folder / "kilt.jsonl", *kilt)
+    write(folder / "qa.jsonl", *given)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(tiny, facts, tmp_path_factory) -> Path:
+    """An index over the same passages, each saying which page it is of."""
+    folder = tmp_path_factory.mktemp("pages")
+    write(folder / "passages.jsonl", *[{**fact, "wikipedia_id": fact["title"]} for fact in facts])
+    words = ["index", "build", "--passages", folder / "passages.jsonl", "--out", folder / "index"]
+    assert main([*map(str, words), "--retriever", str(tiny.drawn / "retriever")]) == 0
+    return folder / "index"
+
+
+def evaluate(tiny, reader, *words) -> list:
+    return ["evaluate", "--reader", reader, "--retriever", tiny.drawn / "retriever", *words]
+
+
+PROMPT = ("--set", "task.query_template={claim}", "--set", "task.target_template={answer}")
+
+
+@pytest.mark.parametrize("task", ["fever", "fever2"])
+def test_fever_prints_accuracy(tiny, reader, files, task, capsys):
+    data = ("--index", tiny.index, "--data", files / "fever.jsonl", "--task", task)
+    found = said(capsys, *evaluate(tiny, reader, *data, *PROMPT))
+    assert found["accuracy"]["n"] == 12
+    assert {"gold_recall_at_1", "gold_mrr"} <= set(found)
+    assert "exact_match" not in found
+    assert "recall_at_1" not in found
+
+
+def test_multiple_choice_prints_accuracy_and_debiased_accuracy(tiny, reader, files, capsys):
+    data = ("--index", tiny.index, "--data", files / "multiple_choice.jsonl")
+    words = evaluate(tiny, reader, *data, "--task", "multiple_choice")
+    assert "debiased_accuracy" not in said(capsys, *words)
+    found = said(capsys, *words, "--set", "task.choices.debias=cyclic")
+    assert {"accuracy", "debiased_accuracy"} <= set(found)
+    assert main(list(map(str, words))) == 0
+    assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("kilt_trex", "accuracy"), ("kilt_nq", "exact_match"), ("kilt_eli5", "rouge_l")],
+)
+def test_kilt_prints_answers_provenance_and_kilt_scores(
+    tiny, reader, files, pages, task, metric, capsys
+):
+    data = ("--index", pages, "--data", files / "kilt.jsonl", "--task", task)
+    found = said(capsys, *evaluate(tiny, reader, *data))
+    assert {metric, f"kilt_{metric}", "r_precision", "page_recall_at_5"} <= set(found)
+
+
+def test_given_passages_and_closed_book_for_every_task(tiny, reader, files, capsys):
+    words = ("evaluate", "--reader", reader, "--data", files / "qa.jsonl", "--n-context", 4)
+    assert said(capsys, *words, "--passages-from", "file")["recall_at_1"]["mean"] == 1.0
+    for task in ("fever", "multiple_choice", "kilt"):
+        data = ("--data", files / f"{task}.jsonl", "--task", task, "--passages-from", "none")
+        assert said(capsys, "evaluate", "--reader", reader, *data)
+    rows = [{"id": "1", "text": "a b c d", "title": "t"}]
+    for task in ("mlm", "lm", "section"):
+        data = write(files / f"{task}.jsonl", *rows)
+        words = ("--data", data, "--task", task, "--passages-from", "none")
+        assert "rouge_l" in said(capsys, "evaluate", "--reader", reader, *words)
+
+
+def test_answers_are_held_to_a_file(tiny, reader, files, capsys):
+    allowed = files / "allowed.txt"
+    allowed.write_text("true\nfalse\n")
+    predictions = files / "predictions.jsonl"
+    data = ("--data", files / "qa.jsonl", "--passages-from", "none", "--predictions", predictions)
+    said(capsys, "evaluate", "--reader", reader, *data, "--set", f"generation.allowed={allowed}")
+    answers = {json.loads(line)["answer"] for line in predictions.read_text().splitlines()}
+    assert answers <= {"true", "false"}
+
+
+MIX = """
+[[data.mix]]
+task = "mlm"
+weight = 3
+[[data.mix]]
+task = "fever"
+path = "{files}/fever.jsonl"
+weight = 1
+[[data.mix]]
+path = "{files}/qa.jsonl"
+weight = 1
+shots = 5
+"""
+
+
+def test_a_recipe_mixes_tasks(tiny, reader, files, tmp_path, capsys):
+    mix = tmp_path / "mix.toml"
+    mix.write_text(MIX.format(files=files) + '[task]\nquery_template = "{question}"\n')
+    words = recipe(tiny, reader, "--out", tmp_path / "run", f"data.index={tiny.index}")
+    words[1] = mix
+    assert said(capsys, *words, "training.total_steps=4")["finished"]
+    again = said(capsys, *words, "training.total_steps=4", "--resume")
+    assert again["step"] == 4
+    out = tmp_path / "run" / "recipe.toml"
+    assert out.read_text().count("[[data.mix]]") == 3

@@ -7,15 +7,25 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from atlas_lm.config import with_overrides
 from atlas_lm.model import Atlas, AtlasConfig
 from atlas_lm.reader import open_reader
 from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder, EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
-from atlas_lm.tasks import ReaderKind, TaskConfig, find_task, load_examples, with_wording
+from atlas_lm.tasks import (
+    TASKS,
+    Examples,
+    ReaderKind,
+    TaskConfig,
+    find_task,
+    load_examples,
+    with_wording,
+)
 from atlas_lm.types import Batch, Example, Retrieved
 
 
@@ -38,6 +48,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--reader", metavar="NAME", help="directory, Hub id or package:NAME of a T5 or causal LM"
     )
     add_retriever_arguments(group)
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="table.key=value",
+        help="change an option saved with the model: task.choices.debias=cyclic, "
+        "generation.num_beams=4; may be given several times",
+    )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
 
@@ -94,8 +112,13 @@ def add_index_arguments(group: Any, *, required: bool = False) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the questions file and how to read it."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="FILE", help="questions as JSONL")
-    group.add_argument("--task", help="qa, base or a task of your own (default: qa)")
+    group.add_argument("--data", required=True, metavar="FILE", help="the task's rows as JSONL")
+    group.add_argument(
+        "--task",
+        metavar="NAME",
+        help=f"{', '.join(name for name in TASKS if not name.startswith('kilt_'))}, kilt_<data "
+        "set>, or a task of your own (default: the model's)",
+    )
     group.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
     group.add_argument("--bsz", type=int, default=8, metavar="N", help="questions at a time")
 
@@ -136,7 +159,8 @@ def open_model(args: argparse.Namespace) -> Atlas:
         raise InputError("give --model DIR, or --reader NAME with --retriever NAME")
     config = _changed(atlas.config, args)
     kind = atlas.reader.settings.kind
-    atlas = atlas.with_config(dataclasses.replace(config, task=_task(args, config.task, kind)))
+    config = dataclasses.replace(config, task=_task(args, config.task, kind))
+    atlas = atlas.with_config(_with_set(config, args))
     atlas.to(args.device)
     if getattr(args, "index", None) is not None:
         atlas.open_index(args.index, device=args.device)
@@ -151,7 +175,7 @@ def open_for_retrieval(args: argparse.Namespace) -> Atlas:
     saved = Atlas.saved_config(args.model) if args.model is not None else AtlasConfig()
     context = _filtered(dataclasses.replace(saved.context, passages_from="index"), args)
     task = _task(args, saved.task, "fid")
-    config = dataclasses.replace(saved, context=context, task=task)
+    config = _with_set(dataclasses.replace(saved, context=context, task=task), args)
     atlas = Atlas(retriever, None, config)
     atlas.open_index(args.index, device=args.device)
     return atlas
@@ -161,9 +185,17 @@ def load_data(
     args: argparse.Namespace, atlas: Atlas, *, require_answers: bool = True
 ) -> list[Example]:
     """Return the examples of ``--data`` in the words of the model's task."""
-    return load_examples(
-        args.data, atlas.config.task, require_answers=require_answers, limit=args.limit
-    )
+    if Path(args.data).is_dir():
+        return list(
+            Examples.open(args.data, atlas.task, require_answers=require_answers, limit=args.limit)
+        )
+    return load_examples(args.data, atlas.task, require_answers=require_answers, limit=args.limit)
+
+
+def _with_set(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
+    """Return ``config`` with every ``--set``."""
+    changes = getattr(args, "set", None)
+    return with_overrides(config, changes, place="--set") if changes else config
 
 
 def _task(args: argparse.Namespace, saved: TaskConfig, kind: ReaderKind) -> TaskConfig:
