@@ -56,7 +56,7 @@ from atlas_lm.training.rounds import SignalMemory
 
 TEACHERS = ("trained", "control", "control-prompted", "oracle")
 N_CONTEXT = 5
-WARM_STEP, TEACHING_STEP, UNTAUGHT_STEP = 4.5, 14.0, 9.0
+WARM_STEP, TEACHING_STEP, UNTAUGHT_STEP = 4.5, 25.0, 18.0
 """Seconds on two cores of a step of four questions."""
 VARIANTS = {
     "two alternations": (2, ()),

@@ -2,13 +2,15 @@
 
 python benchmarks/evidence/write_tables.py --runs runs/evidence/*
 
-A table stands in the document between ``<!-- table: NAME -->`` and ``<!-- end -->``. One whose
-cells are not among the runs is left as it is.
+Tables stand in the document between ``<!-- table: NAME -->`` and ``<!-- end -->``; a name may hold
+``*``. A place for which there are no cells among the runs is left as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from atlas_lm.runtime.files import atomic_path, write_json
 from atlas_lm.runtime.logs import notice
 
 ROOT = Path(__file__).parents[2]
-_BLOCK = "(<!-- table: {name} -->\n).*?(<!-- end -->)"
+_BLOCK = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end -->", re.DOTALL)
 
 
 def tables(cells: Cells) -> dict[str, tuple[str, str]]:
@@ -47,20 +49,24 @@ def tables(cells: Cells) -> dict[str, tuple[str, str]]:
 
 def fill_in(document: Path, cells: Cells) -> None:
     """Put the tables into their places in the document."""
-    text = document.read_text("utf-8")
-    for name, (table, prefixes) in tables(cells).items():
-        pattern = re.compile(_BLOCK.format(name=re.escape(name)), re.DOTALL)
-        if not table:
-            continue
-        if not pattern.search(text):
-            notice(f"no place for the table {name!r} in {document}")
-            continue
-        of = [cell for key, cell in cells.items() if key.startswith(tuple(prefixes.split()))]
-        block = f"\n{table}\nMade by\n\n{commands(of)}"
-        text = pattern.sub(lambda match, block=block: match[1] + block + match[2], text)
-        notice(f"table {name}: {table.count(chr(10)) - 2} rows")
+    made = {name: parts for name, parts in tables(cells).items() if parts[0]}
+
+    def filled(block: re.Match[str]) -> str:
+        wanted = fnmatch.filter(made, block["name"])
+        notice(f"{block['name']}: {', '.join(wanted) or 'left as it is'}")
+        if not wanted:
+            return block[0]
+        parts = [_with_commands(name, *made[name], cells) for name in wanted]
+        return f"<!-- table: {block['name']} -->\n\n{''.join(parts)}<!-- end -->"
+
+    text = _BLOCK.sub(filled, document.read_text("utf-8"))
     with atomic_path(document) as temporary:
         temporary.write_text(text, "utf-8")
+
+
+def _with_commands(name: str, table: str, prefixes: str, cells: Cells) -> str:
+    of = [cell for key, cell in cells.items() if key.startswith(tuple(prefixes.split()))]
+    return f"*{name}*\n\n{table}\nMade by\n\n{commands(of)}\n"
 
 
 def draw(out: Path, cells: Cells) -> None:
@@ -154,8 +160,6 @@ def keep(out: Path, cells: Cells) -> None:
 
 def read_known(file: Path) -> dict[str, Any]:
     """Return what an earlier run has kept."""
-    import json
-
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
