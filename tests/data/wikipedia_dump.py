@@ -45,7 +45,8 @@ ADA = """\
 | awards =
 }}
 '''Augusta Ada King''' ({{IPA|x}}; 10&nbsp;December 1815 – 1852)\
-<ref name="a">{{cite book|title=X}}</ref> was an English [[mathematician|maths person]].<ref name="a" /> She walked {{convert|5|km|mi}}.
+<ref name="a">{{cite book|title=X}}</ref> was an English [[mathematician|maths person]].\
+<ref name="a" /> She walked {{convert|5|km|mi}}.
 [[Datei:Ada.jpg|thumb|A [[portrait]] of her]]
 
 She wrote ''notes'' on the [[Analytical Engine]].<!-- hidden -->

@@ -109,10 +109,10 @@ def add_index_arguments(group: Any, *, required: bool = False) -> None:
     )
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the questions file and how to read it."""
     group = parser.add_argument_group("data")
-    group.add_argument("--data", required=True, metavar="FILE", help="the task's rows as JSONL")
+    group.add_argument("--data", required=required, metavar="FILE", help="the task's rows as JSONL")
     group.add_argument(
         "--task",
         metavar="NAME",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from atlas_lm.cli import evaluate_beir
 from atlas_lm.cli.common import (
     add_context_arguments,
     add_data_arguments,
@@ -30,7 +31,8 @@ EXAMPLE = (
     "atlas-lm evaluate --model runs/quickstart/model --index runs/quickstart/index "
     "--data test.jsonl --predictions predictions.jsonl\n"
     "  atlas-lm evaluate --model runs/quickstart/model --index runs/quickstart/index "
-    "--data test.jsonl --report report.html"
+    "--data test.jsonl --report report.html\n"
+    f"  {evaluate_beir.EXAMPLE}"
 )
 
 
@@ -38,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add model, data, passages and what is written."""
     add_model_arguments(parser)
     add_context_arguments(parser)
-    add_data_arguments(parser)
+    add_data_arguments(parser, required=False)
+    evaluate_beir.add_arguments(parser)
     parser.add_argument("--recall-at", default="1,5,20,100", metavar="K,K", help="depths of recall")
     parser.add_argument("--retrieval-only", action="store_true", help="write no answers")
     parser.add_argument("--predictions", metavar="FILE", help="write one JSON line a question")
@@ -63,6 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate."""
+    if args.beir is not None:
+        return evaluate_beir.run(args)
+    if args.data is None:
+        raise InputError("give --data FILE with questions, or --beir DIR for retrieval alone")
     ks = parse_depths(args.recall_at)
     conditions = parse_conditions(args.conditions)
     if args.report and args.retrieval_only:
