@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,15 @@ def logged(out: Path) -> list[dict]:
     return list(map(json.loads, (out / "metrics.jsonl").read_text().splitlines()))
 
 
+PLAIN = ("task.query_template={text}", "task.target_template={target}")
+
+
 @pytest.mark.parametrize("task", ["mlm", "lm", "section"])
 def test_a_pretext_task_trains_over_the_passages(tiny, reader, tmp_path, task, capsys):
     out = tmp_path / "run"
     words = recipe(
         *(tiny, reader, "--out", out, f"task.task={task}", "task.pretext.overlap=1"),
-        *("task.query_template={text}", "task.target_template={target}"),
+        *PLAIN,
         f'data.passages=["{tiny.world}/passages.jsonl"]',
     )
     assert said(capsys, *words)["finished"]
@@ -71,7 +75,7 @@ def test_a_pretext_task_trains_over_the_passages(tiny, reader, tmp_path, task, c
 def test_a_pretext_task_trains_in_closed_book(tiny, reader, tmp_path, task, capsys):
     words = recipe(
         *(tiny, reader, "--out", tmp_path / "run", f"task.task={task}"),
-        *("task.query_template={text}", "task.target_template={target}"),
+        *PLAIN,
         *("retriever.path=", "context.passages_from=none"),
         f'data.passages=["{tiny.world}/passages.jsonl"]',
     )
@@ -210,3 +214,81 @@ def test_a_recipe_mixes_tasks(tiny, reader, files, tmp_path, capsys):
     assert again["step"] == 4
     out = tmp_path / "run" / "recipe.toml"
     assert out.read_text().count("[[data.mix]]") == 3
+
+
+CHOICE = {"question": "q", "options": ["a", "b"], "answer": "A"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "message"),
+    [
+        ("fever", {"claim": "c", "label": "SUPORTS"}, r"1: label 'SUPORTS'.*mean 'SUPPORTS'"),
+        ("fever", {"claim": "c"}, "1: missing field 'label'"),
+        ("qa", {"question": "q"}, "1: missing field 'answers'"),
+        ("kilt_nq", {"input": "q", "output": []}, "1: missing field 'output'"),
+        ("multiple_choice", {**CHOICE, "options": None}, "1: missing field 'options'"),
+        ("multiple_choice", {**CHOICE, "options": ["o"] * 27}, "more than 26 options"),
+        ("multiple_choice", {**CHOICE, "answer": "C"}, "the options are A to B"),
+        ("mlm", {"text": "word"}, "1: the text has fewer than 2 words"),
+    ],
+)
+def test_wrong_rows_are_named_with_the_remedy(reader, tmp_path, task, row, message, capsys):
+    data = write(tmp_path / "rows.jsonl", row)
+    words = ("evaluate", "--reader", reader, "--data", data, "--task", task)
+    said = refused(capsys, *words, "--passages-from", "none")
+    assert re.search(r"rows\.jsonl:" + message if message[0] == "1" else message, said)
+
+
+def test_an_unknown_task_gets_the_nearest_name(reader, tmp_path, capsys):
+    words = ("evaluate", "--reader", reader, "--data", tmp_path, "--task", "kilt_hotpot")
+    said = refused(capsys, *words, "--passages-from", "none")
+    assert "unknown task 'kilt_hotpot' (did you mean 'kilt_hotpotqa'?)" in said
+
+
+def test_provenance_that_is_not_in_the_corpus(tiny, reader, files, pages, tmp_path, capsys):
+    row = {"input": "q", "output": [{"answer": "a", "provenance": [{"wikipedia_id": "999"}]}]}
+    data = write(tmp_path / "rows.jsonl", row)
+    words = evaluate(tiny, reader, "--index", pages, "--data", data, "--task", "kilt_nq")
+    said = refused(capsys, *words)
+    assert "provenance wikipedia_id '999' of example '1' is not in" in said
+    assert "search the corpus that the examples were made for" in said
+    words = evaluate(tiny, reader, "--index", tiny.index, "--data", data, "--task", "kilt_nq")
+    assert "has no wikipedia_id; make passages with atlas-lm prepare wikipedia" in refused(
+        capsys, *words
+    )
+    good = json.loads((files / "fever.jsonl").read_text().splitlines()[0])
+    data = write(tmp_path / "rows.jsonl", {**good, "gold_passage_ids": ["nowhere"]})
+    words = evaluate(tiny, reader, "--index", tiny.index, "--data", data, "--task", "fever")
+    assert "gold_passage_ids 'nowhere' of example '1' is not in" in refused(capsys, *words, *PROMPT)
+    rows = ({**good, "gold_passage_ids": ["nowhere"]}, good)
+    words[words.index(data)] = write(tmp_path / "both.jsonl", *rows)
+    assert main(list(map(str, (*words, *PROMPT)))) == 0
+    assert "nor are 0 others of 2: they cannot be found" in capsys.readouterr().err
+
+
+def test_a_corpus_too_small_for_the_passages_asked(tiny, reader, facts, tmp_path, capsys):
+    passages = write(tmp_path / "passages.jsonl", *facts[:4])
+    words = recipe(tiny, reader, "--out", tmp_path / "run", "task.task=mlm")
+    said = refused(
+        *(capsys, *words, f'data.passages=["{passages}"]', *PLAIN),
+        *("context.n_context=2", "context.retriever_n_context=4"),
+    )
+    assert (
+        "context.retriever_n_context=4 distinct passages are asked for each query besides" in said
+    )
+    assert "to at most 3" in said
+
+
+def test_a_pretext_task_without_passages(tiny, reader, tmp_path, capsys):
+    words = recipe(tiny, reader, "--out", tmp_path / "run", "task.task=mlm", *PLAIN)
+    assert "task 'mlm' makes its examples of passages; give data.passages" in refused(
+        capsys, *words
+    )
+
+
+def test_a_mixture_beside_a_single_file(tiny, reader, files, tmp_path, capsys):
+    words = recipe(tiny, reader, "--out", tmp_path / "run", f"data.train={files}/qa.jsonl")
+    said = refused(capsys, *words, 'data.mix=[{task="mlm"}]')
+    assert "has no effect beside data.mix" in said
+    said = refused(capsys, *words, "data.train=", 'data.mix=[{task="mlm", wieght=2}]')
+    assert "did you mean 'weight'" in said

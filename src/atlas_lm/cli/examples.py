@@ -8,7 +8,6 @@ from pathlib import Path
 
 from atlas_lm.config import MixConfig, RunConfig
 from atlas_lm.index import open_index
-from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.tasks import (
@@ -50,22 +49,26 @@ def training_examples(config: RunConfig, task: TaskConfig, kind: ReaderKind = "f
     return Mixture(parts, seed=config.training.seed)
 
 
-def check_enough_passages(atlas: Atlas) -> None:
-    """Refuse an index that does not hold as many passages as each query is to be shown.
+def check_enough_passages(config: RunConfig, task: TaskConfig, findable: int) -> None:
+    """Refuse a corpus that does not hold as many passages as each query is to be shown.
+
+    Args:
+        config: the recipe.
+        task: its task.
+        findable: passages that a search may return.
 
     Raises:
         InputError: as said; the message names the setting to lower.
     """
-    context = atlas.config.context
-    own = int(isinstance(atlas.task, PretextTask))
-    wanted = context.retriever_n_context + own
-    if context.passages_from == "index" and atlas.index is not None and atlas.n_findable < wanted:
+    topk = config.context.retriever_n_context
+    names = {entry.task or task.task for entry in config.data.mix} or {task.task}
+    own = int(any(issubclass(find_task(name), PretextTask) for name in names))
+    if config.context.passages_from == "index" and findable < topk + own:
         besides = " besides the one that each example is made of" if own else ""
         raise InputError(
-            f"context.retriever_n_context={context.retriever_n_context} distinct passages are "
-            f"asked for each query{besides}, but only {atlas.n_findable} can be found; give more "
-            f"passages, or set context.n_context and context.retriever_n_context to at most "
-            f"{max(atlas.n_findable - own, 0)}"
+            f"context.retriever_n_context={topk} distinct passages are asked for each query"
+            f"{besides}, but only {findable} can be found; give more passages, or set "
+            f"context.n_context and context.retriever_n_context to at most {max(findable - own, 0)}"
         )
 
 

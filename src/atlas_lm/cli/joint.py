@@ -88,9 +88,11 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
     if not config.data.index and not distributed.any_process(path.is_dir()):
         if not config.data.passages:
             raise InputError("give data.index, or data.passages to build one from")
-        build_index(atlas, PassageStore.open([Path(p) for p in config.data.passages]), path)
+        store = PassageStore.open([Path(p) for p in config.data.passages])
+        check_enough_passages(config, atlas.config.task, len(store))
+        build_index(atlas, store, path)
     atlas.open_index(path, shared=distributed.world().size > 1)
-    check_enough_passages(atlas)
+    check_enough_passages(config, atlas.config.task, atlas.n_findable)
     return path
 
 
