@@ -22,6 +22,7 @@ from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.settings import EncoderSettings
 from atlas_lm.retriever.switches import checkpoint_activations_, set_dropout_
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
@@ -164,7 +165,8 @@ class BiEncoder(nn.Module):
         enabled = autocast is not None
         with (
             evaluating(self),
-            torch.inference_mode(),
+            torch.no_grad(),
+            torch.inference_mode(not distributed.is_sharded(next(self.parameters()))),
             torch.autocast(self.device.type, dtype=autocast or torch.bfloat16, enabled=enabled),
         ):
             embeddings.copy_(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,9 +125,15 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
     if said is None:
         return (
             f"process {place.rank} of {place.size}: another process of the run has gone without a "
-            f"word (killed, or out of memory?), so this one stops too. What it saw: {error}"
+            "word (killed, or out of memory?), so this one stops too. What it saw: "
+            f"{_briefly(error)}"
         )
     return f"process {place.rank} of {place.size} stops: process {rank} failed with {said}"
+
+
+def _briefly(error: Exception) -> str:
+    """Return an error's first sentence, without the places in the library's sources."""
+    return re.sub(r"^\[.*?\] ", "", str(error).partition(". ")[0])[:200]
 
 
 def _is_lost_connection(error: Exception) -> bool:

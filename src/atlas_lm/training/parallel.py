@@ -17,6 +17,7 @@ the counts of all. Micro-batches before the last are not communicated.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol, TypeVar
@@ -170,6 +171,8 @@ class Sharded:
 
     def __init__(self, halves: Mapping[str, nn.Module], config: FSDPConfig) -> None:
         self._halves = dict(halves)
+        # T5's blocks return views, which its stack does not write to.
+        warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
         for name, half in halves.items():
             blocks = list(outermost_blocks(half)) if name == "reader" else []
             for part in (*blocks, half):

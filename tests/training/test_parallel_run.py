@@ -1,0 +1,128 @@
+"""``atlas-lm train`` in several processes: faults, log, resume on another number of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from atlas_lm.cli import main
+from atlas_lm.config import save_recipe
+from atlas_lm.index import open_index
+from atlas_lm.model import Atlas
+from tests.tinyworld.world import config_of, draw
+from tests.training.dying import PLACES, run_together
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("world")
+    run = draw(path / "world")
+    config = config_of(
+        run,
+        f"training.total_steps={STEPS}",
+        "training.bsz=3",
+        "training.accumulation_steps=2",
+        "training.log_every=1",
+        "training.save_every=3",
+        "training.keep_last=9",
+        "training.freeze_retriever_steps=0",
+        "training.reader.warmup_steps=1",
+        "training.retriever.warmup_steps=1",
+        "training.dropout=0.0",
+        "training.timeout_minutes=0.5",
+        'staleness.refresh_schedule="0-:2"',
+    )
+    data = dataclasses.replace(config.data, index=str(run.index), passages=())
+    save_recipe(path / "recipe.toml", dataclasses.replace(config, data=data))
+    return path / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    """The same run in one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    assert main(["train", str(recipe), "--out", str(out)]) == 0
+    return out
+
+
+def losses(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if "loss" in name or name == "kl"}
+        for line in lines
+    ]
+
+
+def assert_same_run(out, alone):
+    for one, other in zip(losses(out), losses(alone), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+    for half in ("reader", "retriever"):
+        weights, expected = (
+            load_file(path / "model" / half / "model.safetensors") for path in (out, alone)
+        )
+        for name, tensor in expected.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+    index, expected = (open_index(path / "index")[0] for path in (out, alone))
+    torch.testing.assert_close(
+        index.embeddings.float(), expected.embeddings.float(), rtol=1e-2, atol=1e-2
+    )
+    assert Atlas.from_pretrained(out / "model", index=out / "index").answer("who?").sources
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_make_the_run_that_one_makes(recipe, alone, tmp_path, parallel):
+    arguments = ["train", str(recipe), f"training.parallel={parallel}", "--out"]
+    ended = run_together([*arguments, str(tmp_path / "run")], tmp_path / "said")
+    assert ended.codes == [0, 0], ended.said
+    assert_same_run(tmp_path / "run", alone)
+    assert ended.said[0].count("step 1/6") == 1
+    assert "step" not in ended.said[1]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(recipe, alone, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["train", str(recipe), "--out", str(out)]
+    ended = run_together(arguments, tmp_path / "said", strike="save", how="fail")
+    assert ended.codes[0] != 0
+    assert not list((out / "checkpoints").glob("step-*"))
+    ended = run_together(arguments, tmp_path / "again", size=3)
+    assert ended.codes == [0, 0, 0], ended.said
+    for late in ("checkpoints/step-00000006", "model", "index"):
+        (out / late).rename(tmp_path / late.replace("/", "-"))
+    assert main([*arguments, "--resume"]) == 0
+    assert_same_run(out, alone)
+
+
+@pytest.mark.parametrize("phase", list(PLACES))
+def test_a_killed_process_ends_the_run_on_all(recipe, tmp_path, phase):
+    ended = run_together(
+        ["train", str(recipe), "--out", str(tmp_path / "run")], tmp_path / "said", strike=phase
+    )
+    assert ended.codes[1] == -9
+    assert ended.codes[0] not in (0, None), ended.said
+    assert "another process of the run has gone without a word" in ended.said[0]
+    assert ended.seconds < 30
+
+
+@pytest.mark.parametrize("phase", ["search", "backward"])
+def test_a_failing_process_ends_the_run_and_all_say_why(recipe, tmp_path, phase):
+    ended = run_together(
+        ["train", str(recipe), "--out", str(tmp_path / "run")],
+        tmp_path / "said",
+        strike=phase,
+        how="fail",
+    )
+    assert ended.codes[0] not in (0, None)
+    assert ended.codes[1] == 1
+    for said in ended.said:
+        assert f"the {phase} is on fire" in said
+    assert "process 1" in ended.said[0]
+    assert ended.seconds < 30
