@@ -65,7 +65,7 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
     """Train both halves; with several processes, all of them do."""
     out = Path(args.out)
     atlas = open_halves(config).to(device)
-    examples = training_examples(config, atlas.config.task)
+    examples = training_examples(config, atlas.config.task, atlas.reader.settings.kind)
     validation = (
         load_examples(
             config.data.validation, atlas.config.task, limit=config.data.validation_limit or None
