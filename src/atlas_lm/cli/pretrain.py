@@ -1,47 +1,224 @@
-"""Contrastive pre-training of a retriever, as a recipe of ``kind = "contrastive"`` says."""
+"""Retriever pre-training, as a recipe of kind "contrastive" or "supervised" says."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any
+
+import torch
 
 from atlas_lm.cli.common import print_json
-from atlas_lm.config import load_recipe
+from atlas_lm.cli.pretrain_config import EncoderConfig, PretrainConfig, SupervisedRun
+from atlas_lm.config import load_recipe, read_toml, save_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.retriever import contrastive
+from atlas_lm.retriever import BiEncoder, EncoderSettings, contrastive
+from atlas_lm.retriever.contrastive_checkpoint import PretrainCheckpoints
 from atlas_lm.retriever.contrastive_config import ContrastiveConfig
+from atlas_lm.retriever.contrastive_data import train_wordpiece
+from atlas_lm.retriever.contrastive_fit import FitConfig, Learner, fit_resumably, resume_from
+from atlas_lm.retriever.contrastive_init import new_encoder
+from atlas_lm.retriever.contrastive_learner import ContrastiveLearner
+from atlas_lm.retriever.contrastive_sampler import PairSampler
+from atlas_lm.retriever.loading import Tower
+from atlas_lm.retriever.supervised import SupervisedLearner
+from atlas_lm.retriever.supervised_data import JudgedQuestions, QuestionSampler
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
+from atlas_lm.runtime.structure import unstructure
+from atlas_lm.training.interrupt import StopRequest
+from atlas_lm.training.lock import run_lock
+from atlas_lm.training.run_log import RunLog
 
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """A retriever from passages alone."""
-
-    kind: Literal["contrastive"] = "contrastive"
-    """Contrastive pre-training."""
-    passages: tuple[str, ...] = ()
-    """Passage files (JSONL); Minipedia's where empty."""
-    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+_DECIDES_NOTHING = ("log_every", "save_every", "keep_last", "batch_tokens")
+"""Options of ``fit`` that may differ in a run that is resumed."""
 
 
 def run_recipe(path: Path, args: argparse.Namespace) -> int:
-    """Train the encoder and write it to ``--out``."""
+    """Train the retriever: held in memory to ``--out``, otherwise to ``--out/retriever``."""
+    if read_toml(path).get("kind") == "supervised":
+        return _run(load_recipe(path, args.overrides, SupervisedRun), args, supervised_learner)
     config = load_recipe(path, args.overrides, PretrainConfig)
-    files = [Path(name) for name in config.passages]
-    if not files:
-        data = cache_dir() / "minipedia"
-        prepare_minipedia(data)
-        files = [data / "passages.jsonl"]
-    store = PassageStore.open(files)
+    if config.order == "stream":
+        return _run(config, args, contrastive_learner)
+    if args.resume:
+        raise InputError(
+            'a recipe of order="memory" cannot be resumed; run it again without --resume, or set '
+            'order="stream"'
+        )
+    store = PassageStore.open(passage_files(config.passages))
     passages = store.passages(range(len(store)))
     retriever = contrastive.run_recipe(config.contrastive, passages, args.out)
+    _report(args, Path(args.out), retriever, {"passages": len(passages)})
+    return 0
+
+
+def contrastive_learner(
+    config: PretrainConfig, device: str
+) -> tuple[ContrastiveLearner, dict[str, Any]]:
+    """Return the learner of a streaming recipe and what its data is."""
+    corpora = config.mix.corpora
+    files = [corpus.passages for corpus in corpora] or [passage_files(config.passages)]
+    stores = [PassageStore.open(list(each)) for each in files]
+    retriever = start_encoder(config.encoder, config.contrastive, stores)
+    sampler = PairSampler(
+        stores,
+        retriever.query_tokenizer,
+        config.contrastive,
+        config.fit.batch_size,
+        config.fit.seed,
+        [corpus.weight for corpus in corpora],
+        config.mix.exponent,
+        config.mix.document_maxlength,
+    )
+    retriever = prepared(retriever, config.fit).to(device)
+    learner = ContrastiveLearner(
+        retriever, sampler, config.contrastive, batch_tokens=config.fit.batch_tokens
+    )
+    return learner, {
+        "passages": sum(map(len, stores)),
+        "data": [store.fingerprint for store in stores],
+    }
+
+
+def supervised_learner(
+    config: SupervisedRun, device: str
+) -> tuple[SupervisedLearner, dict[str, Any]]:
+    """Return the learner of a supervised recipe and what its data is."""
+    if not config.data:
+        raise InputError("data is empty; name judged questions, JSONL or DPR's JSON")
+    store = PassageStore.open(list(config.passages)) if config.passages else None
+    questions = JudgedQuestions(config.data, store)
+    retriever = BiEncoder.from_pretrained(
+        config.encoder.path,
+        settings=config.encoder.settings or None,
+        tied=False if config.supervised.untie else None,
+    )
+    retriever = prepared(retriever, config.fit).to(device)
+    fit, options = config.fit, config.supervised
+    sampler = QuestionSampler(questions, fit.batch_size, options.hard_negatives, fit.seed)
+    learner = SupervisedLearner(retriever, sampler, options, batch_tokens=fit.batch_tokens)
+    return learner, {"questions": len(questions), "data": questions.path.stat().st_size}
+
+
+def start_encoder(
+    start: EncoderConfig, cfg: ContrastiveConfig, stores: list[PassageStore]
+) -> BiEncoder:
+    """Return the encoder to train: the one named, or one drawn by seed."""
+    if start.path:
+        return BiEncoder.from_pretrained(start.path, settings=start.settings or None)
+    each = max(1, start.tokenizer_passages // len(stores))
+    passages = (passage for store in stores for passage in islice(store, each))
+    texts = (text for passage in passages for text in (passage.heading, passage.text))
+    tokenizer = train_wordpiece(texts, cfg.vocab_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cfg.seed)
+        encoder = new_encoder(cfg, tokenizer.get_vocab_size())
+    settings = EncoderSettings(
+        pooling="mean",
+        similarity=cfg.similarity,
+        query_maxlength=min(64, cfg.maxlength),
+        passage_maxlength=cfg.maxlength,
+    )
+    return BiEncoder(Tower(encoder, contrastive.as_transformers(tokenizer, cfg)), settings)
+
+
+def prepared(retriever: BiEncoder, fit: FitConfig) -> BiEncoder:
+    """Return the retriever with dropout and checkpointing as asked for."""
+    if fit.dropout is not None:
+        retriever.set_dropout(fit.dropout)
+    if fit.gradient_checkpointing:
+        retriever.enable_gradient_checkpointing()
+    return retriever
+
+
+def passage_files(named: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the passage files of a recipe, Minipedia's where it names none."""
+    if named:
+        return named
+    data = cache_dir() / "minipedia"
+    prepare_minipedia(data)
+    return (str(data / "passages.jsonl"),)
+
+
+def _run(
+    config: Any,
+    args: argparse.Namespace,
+    make: Callable[[Any, str], tuple[Any, dict[str, Any]]],
+) -> int:
+    """Train with checkpoints in ``OUT/checkpoints`` and metrics in ``OUT/metrics.jsonl``."""
+    out = Path(args.out)
+    with distributed.process_group(args.device) as here:
+        with run_lock(out) if here.is_main else nullcontext(), StopRequest() as stop:
+            learner, facts = make(config, args.device)
+            checkpoints = PretrainCheckpoints(
+                out / "checkpoints", _identity(config, facts), keep_last=config.fit.keep_last
+            )
+            start = _start(learner, checkpoints, out, resume=args.resume)
+            distributed.barrier()
+            if here.is_main:
+                save_recipe(out / "recipe.toml", config)
+            outcome = _fit(learner, config.fit, checkpoints, out, start, lambda: stop.asked)
+        if not here.is_main:
+            return 0
+        if not outcome.finished:
+            notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
+            return 0
+        learner.retriever.eval().save_pretrained(out / "retriever")
+        _report(args, out / "retriever", learner.retriever, {"steps": outcome.step, **facts})
+    return 0
+
+
+def _start(learner: Learner, checkpoints: PretrainCheckpoints, out: Path, *, resume: bool) -> int:
+    if resume:
+        step = resume_from(learner, checkpoints)
+        notice(f"resuming from step {step}")
+        return step
+    if found := checkpoints.all():
+        raise InputError(
+            f"{out}: holds checkpoints of an earlier run, up to {found[-1].name}; go on with "
+            "--resume, or choose another directory"
+        )
+    return 0
+
+
+def _fit(
+    learner: Learner,
+    fit: FitConfig,
+    checkpoints: PretrainCheckpoints,
+    out: Path,
+    start: int,
+    stop: Callable[[], bool],
+) -> Any:
+    if not distributed.world().is_main:
+        return fit_resumably(
+            learner, fit, checkpoints, log=lambda step, metrics: None, start=start, stop=stop
+        )
+    with RunLog(out / "metrics.jsonl", total_steps=fit.steps, first_step=start) as log:
+        return fit_resumably(learner, fit, checkpoints, log=log, start=start, stop=stop)
+
+
+def _identity(config: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the weights of a run."""
+    tables = unstructure(config)
+    tables.pop("title", None)
+    for name in _DECIDES_NOTHING:
+        tables["fit"].pop(name, None)
+    return {**tables, "data": facts["data"]}
+
+
+def _report(
+    args: argparse.Namespace, path: Path, retriever: BiEncoder, facts: Mapping[str, Any]
+) -> None:
     parameters = sum(weight.numel() for weight in retriever.parameters())
     if args.json:
-        print_json({"retriever": args.out, "parameters": parameters, "passages": len(passages)})
+        shown = {name: value for name, value in facts.items() if name != "data"}
+        print_json({"retriever": str(path), "parameters": parameters, **shown})
     else:
-        notice(f"retriever: {args.out} ({parameters:,} parameters)")
-    return 0
+        notice(f"retriever: {path} ({parameters:,} parameters)")

@@ -90,6 +90,9 @@ class LookupConfig:
     names: Literal["titles", "words"] = "titles"
     """What names are drawn from: titles of the passages, or words that are one piece of the
     reader's vocabulary, which are easier to copy."""
+    style: Literal["sentences", "terse"] = "sentences"
+    """Facts as sentences and questions, or as "relation value" under the subject's title, asked
+    for as "subject relation", which is learned sooner."""
     facts: int = 2
     """Most facts in one passage; each has between 1 and this many."""
     name_words: int = 3
@@ -137,6 +140,9 @@ class _Fact:
         said = draw.choice(RELATIONS[self.relation][0])
         return said.format(s=self.subject, o=self.value, y=self.value)
 
+    def question(self, draw: random.Random) -> str:
+        return draw.choice(RELATIONS[self.relation][1]).format(s=self.subject)
+
 
 def _lookup(
     draw: random.Random, names: Sequence[str], config: LookupConfig, number: int
@@ -158,9 +164,11 @@ def _lookup(
         first = _fact(draw, names, subject, relation)
         groups.append([first, *_more(draw, names, subject, taken, config.facts)])
     draw.shuffle(groups)
-    question = draw.choice(RELATIONS[asked.relation][1]).format(s=asked.subject)
+    terse = config.style == "terse"
+    question = f"{asked.subject} {asked.relation}" if terse else asked.question(draw)
     passages = [
-        {"id": f"{number}-{place}", **_passage(draw, facts)} for place, facts in enumerate(groups)
+        {"id": f"{number}-{place}", **_passage(draw, facts, terse)}
+        for place, facts in enumerate(groups)
     ]
     return {
         "id": f"lookup-{number}",
@@ -189,6 +197,9 @@ def _more(
     return facts
 
 
-def _passage(draw: random.Random, facts: list[_Fact]) -> dict[str, str]:
-    facts = draw.sample(facts, len(facts))
-    return {"title": facts[0].subject, "text": " ".join(fact.sentence(draw) for fact in facts)}
+def _passage(draw: random.Random, facts: list[_Fact], terse: bool) -> dict[str, str]:
+    said = [
+        f"{fact.relation} {fact.value}" if terse else fact.sentence(draw)
+        for fact in draw.sample(facts, len(facts))
+    ]
+    return {"title": facts[0].subject, "text": " ".join(said)}

@@ -24,6 +24,9 @@ from atlas_lm.runtime.errors import InputError
 GAP, TITLE, TEXT = (f"<extra_id_{n}>" for n in range(3))
 """The gap in a query with a gap, and what stands before title and text in the reader's input."""
 
+_COPYING, _SELF_ATTENTION, _FEED_FORWARD = 10.0, 0.3, 0.2
+"""Mimetic start: strength of copying, and what other layers' outputs are multiplied by."""
+
 _SPECIAL = ("<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(10)))
 
 
@@ -122,7 +125,8 @@ def set_mimetic_(model: T5ForConditionalGeneration) -> None:
     """Let attention begin near what look-ups need (after Trockman and Kolter 2023).
 
     Queries equal keys, so that like tokens attend to each other; in cross-attention, values times
-    output is the identity, so that what is attended to is what is written.
+    output is `_COPYING` times the identity, so that what is attended to is what is written, loud
+    enough to be heard above the start token; what the other layers add is scaled down.
     """
     encoder = [block.layer[0].SelfAttention for block in model.encoder.block]
     crossing = [block.layer[1].EncDecAttention for block in model.decoder.block]
@@ -130,7 +134,10 @@ def set_mimetic_(model: T5ForConditionalGeneration) -> None:
         attention.q.weight.copy_(attention.k.weight * attention.key_value_proj_dim**-0.5)
     for attention in crossing:
         torch.nn.init.orthogonal_(attention.v.weight)
-        attention.o.weight.copy_(attention.v.weight.T)
+        attention.o.weight.copy_(_COPYING * attention.v.weight.T)
+    for block in (*model.encoder.block, *model.decoder.block):
+        block.layer[0].SelfAttention.o.weight.mul_(_SELF_ATTENTION)
+        block.layer[-1].DenseReluDense.wo.weight.mul_(_FEED_FORWARD)
 
 
 def whole_words(tokenizer: PreTrainedTokenizerFast, *, letters: int = 4) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +82,24 @@ class KeyQueue:
         self._keys[slots] = key_emb
         self._next = (self._next + len(key_emb)) % size
         self._count = min(size, self._count + len(key_emb))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the keys and how they are kept, for a checkpoint."""
+        return {"keys": self._keys, "places": torch.tensor([self._next, self._count])}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the queue that `tensors` was taken from.
+
+        Raises:
+            InputError: it was of another size.
+        """
+        if tensors["keys"].shape != self._keys.shape:
+            raise InputError(
+                f"resume: the queue was {list(tensors['keys'].shape)} and is "
+                f"{list(self._keys.shape)}; resume with the same queue_size"
+            )
+        self._keys = tensors["keys"].clone()
+        self._next, self._count = map(int, tensors["places"])
 
 
 @torch.no_grad()

@@ -1,0 +1,113 @@
+"""A contrastive run on disk: weights, optimizer, momentum encoder and queue, so that it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_directory, read_json
+
+STATE = "state.json"
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+class PretrainCheckpoints:
+    """The last checkpoints of one run, each a directory that appears whole or not at all.
+
+    Args:
+        path: Where they lie.
+        config: What decides the weights; a run goes on only with the same.
+        keep_last: How many are kept.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], *, keep_last: int = 2) -> None:
+        self.path = path
+        self.config = json.loads(json.dumps(config))
+        self.keep_last = keep_last
+
+    def all(self) -> list[Path]:
+        """Return the checkpoints, oldest first."""
+        return sorted(self.path.glob("step-*"))
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
+        """Write a checkpoint, then remove those beyond ``keep_last``."""
+        path = self.path / f"step-{step:08d}"
+        with atomic_directory(path) as temporary:
+            for name, part in tensors.items():
+                own = {key: value.detach().cpu().clone() for key, value in part.items()}
+                save_file(own, temporary / f"{name}.safetensors")
+            sizes = {file.name: file.stat().st_size for file in temporary.glob("*.safetensors")}
+            facts = {"step": step, "files": sizes, "config": self.config}
+            (temporary / STATE).write_text(json.dumps(facts), "utf-8")
+        for old in self.all()[: -self.keep_last]:
+            hidden = old.with_name(f".{old.name}.old")
+            os.replace(old, hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+        return path
+
+    def load(self) -> tuple[int, dict[str, dict[str, Tensor]]]:
+        """Return the newest checkpoint's step and tensors.
+
+        Raises:
+            InputError: there is none, it is cut short, or it belongs to another recipe.
+        """
+        if not (found := self.all()):
+            raise InputError(f"{self.path}: no checkpoint to resume from; train without --resume")
+        facts = read_json(found[-1] / STATE, what="a checkpoint of contrastive training")
+        for name, size in facts["files"].items():
+            file = found[-1] / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise InputError(
+                    f"{file}: missing or cut short ({size} bytes expected); remove "
+                    f"{found[-1].name} to go on from the checkpoint before it"
+                )
+        self._check(facts["config"])
+        return facts["step"], {
+            Path(name).stem: load_file(found[-1] / name) for name in facts["files"]
+        }
+
+    def _check(self, saved: Mapping[str, Any]) -> None:
+        for key in sorted(saved.keys() | self.config.keys()):
+            if saved.get(key) != self.config.get(key):
+                raise InputError(
+                    f"resume: {key} was {saved.get(key)!r} and is {self.config.get(key)!r}; "
+                    "resume with the same recipe and the same data, or start anew in another "
+                    "directory"
+                )
+
+
+def adam_tensors(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """Return AdamW's moments as ``parameter/moment``; empty before the first update."""
+    return {
+        f"{name}/{key}": optimizer.state[parameter][key]
+        for name, parameter in parameters.items()
+        for key in ADAM
+        if parameter in optimizer.state
+    }
+
+
+def restore_adam(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Take up the moments that `adam_tensors` returned."""
+    for name, parameter in parameters.items():
+        if f"{name}/step" in tensors:
+            optimizer.state[parameter] = {
+                key: tensors[f"{name}/{key}"]
+                if key == "step"
+                else tensors[f"{name}/{key}"].to(parameter.device)
+                for key in ADAM
+            }

@@ -1,0 +1,160 @@
+"""Contriever's step (Izacard et al. 2021, section 3): pairs to embeddings to InfoNCE.
+
+The batch is the global one: with several processes, keys of all are negatives of each.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from atlas_lm.retriever.bi_encoder import BiEncoder
+from atlas_lm.retriever.contrastive import KeyQueue, follow_
+from atlas_lm.retriever.contrastive_config import ContrastiveConfig
+from atlas_lm.retriever.contrastive_data import Ids, Pair
+from atlas_lm.retriever.contrastive_sampler import PairSampler
+from atlas_lm.retriever.contrastive_shared import gather_with_gradient
+from atlas_lm.retriever.embedding import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, encode
+from atlas_lm.retriever.tokenization import batches_by_length, pad
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.errors import InputError
+
+
+class ContrastiveLearner:
+    """A `contrastive_fit.Learner` over a tied bi-encoder and a sampler of pairs.
+
+    Args:
+        retriever: What is trained; its settings say how token vectors are pooled and compared.
+        sampler: The pairs of each step.
+        cfg: Where negatives come from, the temperature, whether both directions count.
+        batch_tokens: Padded tokens encoded at a time; 0 takes what suits the device.
+
+    Raises:
+        InputError: the retriever has two encoders, or compares otherwise than ``cfg`` says.
+    """
+
+    def __init__(
+        self,
+        retriever: BiEncoder,
+        sampler: PairSampler,
+        cfg: ContrastiveConfig,
+        *,
+        batch_tokens: int = 0,
+    ) -> None:
+        if not retriever.tied:
+            raise InputError("contrastive training from passages alone needs one tied encoder")
+        if retriever.settings.similarity != cfg.similarity:
+            raise InputError(
+                f"contrastive.similarity={cfg.similarity!r}, but the encoder compares by "
+                f"{retriever.settings.similarity!r}; set encoder.settings.similarity to the same"
+            )
+        self.retriever = retriever
+        self.sampler = sampler
+        self.cfg = cfg
+        self.batch_tokens = batch_tokens
+        self.frame = special_frame(retriever.query_tokenizer)
+        queued = cfg.negatives == "queue"
+        self.slow = copy.deepcopy(retriever).requires_grad_(False) if queued else None
+        self.queue = KeyQueue(cfg.queue_size, retriever.dim) if queued else None
+        self._ahead = ThreadPoolExecutor(1)
+        self._coming: tuple[int, Future[list[Pair]]] | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The bi-encoder."""
+        return self.retriever
+
+    def loss(self, step: int) -> tuple[Tensor, Mapping[str, float]]:
+        """Return this process's share of a step's InfoNCE; see `contrastive_fit.Learner`."""
+        batch = self._pairs(step)
+        query_emb = self._embed(self.retriever, [pair.query for pair in batch])
+        keys = [pair.key for pair in batch]
+        first = distributed.world().share(self.sampler.batch_size).start
+        own = torch.arange(first, first + len(batch), device=query_emb.device)
+        if self.slow is not None and self.queue is not None:
+            with torch.no_grad():
+                key_emb = torch.cat(distributed.gather(self._embed(self.slow, keys)))
+            every_key = torch.cat([key_emb, self.queue.keys.to(key_emb)])
+            self.queue.push(key_emb.float().cpu())
+            return self._info_nce(query_emb, every_key, own)
+        key_emb = self._embed(self.retriever, keys)
+        loss, metrics = self._info_nce(query_emb, gather_with_gradient(key_emb), own)
+        if not self.cfg.symmetric:
+            return loss, metrics
+        turned, _ = self._info_nce(key_emb, gather_with_gradient(query_emb), own)
+        return (loss + turned) / 2, metrics
+
+    def follow(self) -> None:
+        """Move the momentum encoder a little toward the one that learns."""
+        if self.slow is not None:
+            follow_(self.slow, self.retriever, momentum=self.cfg.momentum)
+
+    def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the momentum encoder and the queue, where there are any."""
+        if self.slow is None or self.queue is None:
+            return {}
+        return {"momentum": self.slow.state_dict(), "queue": self.queue.tensors()}
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take up what `tensors` returned."""
+        if self.slow is not None and self.queue is not None:
+            self.slow.load_state_dict(dict(tensors["momentum"]))
+            self.queue.restore(tensors["queue"])
+
+    def _info_nce(
+        self, query_emb: Float[Tensor, "n dim"], key_emb: Float[Tensor, "n_keys dim"], own: Tensor
+    ) -> tuple[Tensor, dict[str, float]]:
+        logits = query_emb.float() @ key_emb.float().T / self.cfg.temperature
+        count = self.sampler.batch_size
+        loss = nn.functional.cross_entropy(logits, own, reduction="sum") / count
+        right = (logits.detach().argmax(dim=-1) == own).sum()
+        return loss, {"accuracy": float(right) / count}
+
+    def _pairs(self, step: int) -> list[Pair]:
+        """Return the pairs of a step; those of the next are made meanwhile."""
+        share = distributed.world().share(self.sampler.batch_size)
+        coming, self._coming = self._coming, None
+        pairs = (
+            coming[1].result()
+            if coming is not None and coming[0] == step
+            else self.sampler.pairs(step, share)
+        )
+        self._coming = (step + 1, self._ahead.submit(self.sampler.pairs, step + 1, share))
+        return pairs
+
+    def _embed(self, model: BiEncoder, sequences: Sequence[Ids]) -> Float[Tensor, "n dim"]:
+        """Return the embeddings of cut texts, special tokens put around them."""
+        before, after, pad_id = self.frame
+        framed = [[*before, *ids, *after] for ids in sequences]
+        device = model.device
+        budget = self.batch_tokens or (
+            CPU_BATCH_TOKENS if device.type == "cpu" else DEVICE_BATCH_TOKENS
+        )
+        order, pieces = [], []
+        for places in batches_by_length([len(ids) for ids in framed], budget):
+            tokens = pad([framed[place] for place in places], pad_id).to(device)
+            pieces.append(encode(model.query_encoder, tokens, model.settings))
+            order += places
+        return torch.cat(pieces)[torch.tensor(order, device=device).argsort()]
+
+
+def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids, int]:
+    """Return the ids a tokenizer puts before and after a text, and its pad.
+
+    Raises:
+        InputError: it has no pad token.
+    """
+    if tokenizer.pad_token_id is None:
+        raise InputError("the tokenizer has no pad token; choose an encoder's tokenizer")
+    bare = tokenizer("a", add_special_tokens=False).input_ids
+    framed = tokenizer("a").input_ids
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :], int(tokenizer.pad_token_id)
+    raise InputError("the tokenizer changes a text when it adds its special tokens")

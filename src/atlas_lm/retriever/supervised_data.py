@@ -1,0 +1,172 @@
+"""Questions with positive and hard negative passages, for the training of DPR's kind.
+
+Two formats. JSONL, one question a line:
+
+    {"query": "...", "positive_passages": [P, ...], "negative_passages": [P, ...]}
+
+where P is ``{"title": ..., "text": ...}`` or the id of a passage of a corpus; and DPR's own JSON
+(Karpukhin et al. 2020), a list of ``{"question", "positive_ctxs", "hard_negative_ctxs",
+"negative_ctxs"}``. Lines are read when they are needed; a JSON list is turned into lines once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import Passage
+
+Given = Passage | str
+"""A passage, or the id of one."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A question with passages that answer it and passages that look as if they did."""
+
+    query: str
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+
+
+class JudgedQuestions:
+    """Judged questions by position; a row is read and checked when it is asked for.
+
+    Args:
+        path: The data file.
+        store: The corpus that passage ids are of; None where passages are written out.
+
+    Raises:
+        InputError: no such file, or an empty one.
+    """
+
+    def __init__(self, path: str | Path, store: PassageStore | None = None) -> None:
+        self.path = Path(path)
+        self.store = store
+        if not self.path.is_file():
+            raise InputError(f"{path}: no such file; give judged questions as JSONL or DPR's JSON")
+        self._rows: list[Any] = []
+        self._starts = np.zeros(0, dtype=np.int64)
+        with self.path.open("rb") as file:
+            head = file.read(64).lstrip()
+        if head.startswith(b"["):
+            self._rows = _list_of(self.path)
+        else:
+            self._starts = _line_starts(self.path)
+        if not len(self):
+            raise InputError(f"{path}: no questions")
+
+    def __len__(self) -> int:
+        return len(self._rows) or len(self._starts)
+
+    def __getitem__(self, position: int) -> Judged:
+        """Return a question with its passages.
+
+        Raises:
+            InputError: the row is malformed, has no positive passage, or names an unknown id.
+        """
+        place = f"{self.path}:{position + 1}"
+        row = self._rows[position] if self._rows else self._line(position, place)
+        if not isinstance(row, dict):
+            raise InputError(f"{place}: expected a JSON object, found {type(row).__name__}")
+        query = row.get("query", row.get("question"))
+        if not isinstance(query, str) or not query.strip():
+            raise InputError(f"{place}: field 'query' (or 'question') must be text")
+        positives = self._passages(row, ("positive_passages", "positive_ctxs"), place)
+        if not positives:
+            raise InputError(f"{place}: no positive passage; leave such questions out")
+        hard = self._passages(row, ("negative_passages", "hard_negative_ctxs"), place)
+        return Judged(query, positives, hard or self._passages(row, ("negative_ctxs",), place))
+
+    def _line(self, position: int, place: str) -> Any:
+        with self.path.open("rb") as file:
+            file.seek(int(self._starts[position]))
+            line = file.readline()
+        try:
+            return orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InputError(f"{place}: not valid JSON ({error})") from error
+
+    def _passages(
+        self, row: Mapping[str, Any], fields: Sequence[str], place: str
+    ) -> tuple[Passage, ...]:
+        field = next((name for name in fields if name in row), fields[0])
+        listed = row.get(field, [])
+        if not isinstance(listed, list):
+            raise InputError(f"{place}: field {field!r} must be a list of passages or of ids")
+        return tuple(self._passage(each, f"{place}: {field}") for each in listed)
+
+    def _passage(self, given: Any, place: str) -> Passage:
+        if isinstance(given, str):
+            if self.store is None:
+                raise InputError(
+                    f"{place}: {given!r} is an id; name the corpus it is of (passages=...)"
+                )
+            found = self.store.rows_of([given], missing="skip")
+            if not found:
+                raise InputError(f"{place}: id {given!r} is not in the corpus")
+            return self.store[found[0]]
+        text = given.get("text") if isinstance(given, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{place}: each passage needs 'text', or is an id")
+        named = given.get("id", given.get("passage_id", given.get("docid", "")))
+        return Passage(id=str(named), title=str(given.get("title") or ""), text=text)
+
+
+@dataclass(frozen=True)
+class QuestionSampler:
+    """Batches of judged questions by step: every epoch its own order, from (seed, epoch)."""
+
+    questions: JudgedQuestions
+    batch_size: int
+    hard_negatives: int
+    seed: int
+
+    def batch(self, step: int, share: range) -> list[Judged]:
+        """Return the questions at the places ``share`` of a step's batch.
+
+        Each has one positive, drawn, and at most ``hard_negatives`` negatives, drawn.
+        """
+        chosen = []
+        for place in share:
+            position = step * self.batch_size + place
+            epoch, number = divmod(position, len(self.questions))
+            judged = self.questions[int(self._order(epoch)[number])]
+            rng = np.random.default_rng((self.seed, position, 1))
+            positive = judged.positives[int(rng.integers(len(judged.positives)))]
+            count = min(self.hard_negatives, len(judged.negatives))
+            negatives = rng.choice(len(judged.negatives), count, replace=False) if count else []
+            chosen.append(
+                Judged(
+                    judged.query, (positive,), tuple(judged.negatives[int(n)] for n in negatives)
+                )
+            )
+        return chosen
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.questions))
+
+
+def _list_of(path: Path) -> list[Any]:
+    try:
+        rows = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); expected DPR's list") from error
+    return list(rows)
+
+
+def _line_starts(path: Path) -> np.ndarray:
+    starts, place = [], 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                starts.append(place)
+            place += len(line)
+    return np.array(starts, dtype=np.int64)
