@@ -10,11 +10,11 @@ from atlas_lm.runtime.errors import InputError
 OPTIONS = {
     "context": "passages_from n_context retriever_n_context n_rerank where as_of",
     "data": "train mix validation shots shots_seed validation_limit index passages",
-    "generation": "max_new_tokens min_new_tokens num_beams length_penalty",
+    "generation": "max_new_tokens min_new_tokens num_beams length_penalty decoder_prompt allowed",
     "objective": "objective temperature_score temperature_gold likelihood_floor "
     "kl_reduction emdr2_marginal adist_normaliser",
-    "reader": "path settings",
-    "retriever": "path settings",
+    "reader": "path settings lora",
+    "retriever": "path settings lora",
     "staleness": "refresh_schedule refresh partial background probe_passages probe_every "
     "query_side",
     "task": "task query_template target_template sample_target seed pretext choices",

@@ -21,6 +21,7 @@ from atlas_lm.runtime.structure import structure, unstructure
 from atlas_lm.staleness import StalenessConfig
 from atlas_lm.tasks import TaskConfig
 from atlas_lm.training import TrainingConfig
+from atlas_lm.training.lora import LoRAConfig
 from atlas_lm.types import Generation
 
 Config = TypeVar("Config")
@@ -34,6 +35,8 @@ class HalfConfig:
     """Directory, Hub id or package:NAME."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that replace the ones saved with it; see the reader's and the retriever's."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Train low-rank adapters in place of the half's own weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

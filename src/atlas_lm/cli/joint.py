@@ -36,6 +36,7 @@ from atlas_lm.tasks import find_task, with_wording
 from atlas_lm.training import Checkpoints, Outcome, RunLog, TrainState, new_state, train
 from atlas_lm.training.lock import run_lock
 from atlas_lm.training.loop import model_device
+from atlas_lm.training.lora import add_lora
 from atlas_lm.training.profile import StepProfiler
 from atlas_lm.training.run_log import write_phases
 from atlas_lm.training.trackers import TrackedRun, open_trackers
@@ -57,11 +58,14 @@ def open_halves(config: RunConfig) -> Atlas:
     if not config.reader.path:
         raise InputError("reader.path is empty; name a directory, a Hub id or package:NAME")
     reader = open_reader(config.reader.path, config.reader.settings)
+    seed = config.training.seed
+    add_lora(reader, config.reader.lora, name="reader", seed=seed)
     retriever = None
     if config.retriever.path:
         retriever = open_retriever(config.retriever)
         if config.staleness.query_side:
             train_query_side_only(retriever)
+        add_lora(retriever, config.retriever.lora, name="retriever", seed=seed)
     elif config.context.passages_from == "index":
         raise InputError(
             "retriever.path is empty; name an encoder, or set context.passages_from to file or none"
@@ -215,6 +219,11 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
         raise InputError(
             'staleness.refresh="background" runs beside one process; with several, each refreshes '
             'its share while training waits: set it to "full" or "partial"'
+        )
+    if staleness.refresh == "background" and config.retriever.lora.rank:
+        raise InputError(
+            'staleness.refresh="background" copies the passage encoder as it is, without adapters; '
+            'with retriever.lora set it to "full" or "partial"'
         )
     launcher = ProcessLauncher(
         retriever, store, out / BACKGROUND, dtype=index.dtype, config=staleness.background

@@ -43,6 +43,12 @@ def parts(count: int, bsz: int, world: World) -> list[Part]:
     return own + [idle] * (max(map(len, shares)) - len(own))
 
 
+def are_even(count: int, bsz: int, size: int) -> bool:
+    """Return whether each of ``size`` processes has as many parts, and none an empty one."""
+    shares = [parts(count, bsz, World(rank=rank, size=size)) for rank in range(size)]
+    return all(part.places for share in shares for part in share)
+
+
 def _cut(share: range, bsz: int) -> list[Part]:
     ends = [*range((share.start // bsz + 1) * bsz, share.stop, bsz), share.stop]
     starts = [share.start, *ends[:-1]]

@@ -37,6 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.phases import Phases, untimed
+from atlas_lm.training.batches import are_even
 from atlas_lm.training.config import FSDPConfig, TrainingConfig
 
 Rest = TypeVar("Rest")
@@ -219,11 +220,12 @@ def make_parallel(halves: Mapping[str, nn.Module], config: TrainingConfig) -> Pa
         )
     if config.parallel == "ddp":
         return Replicated(halves)
-    if config.queries_per_update % size:
+    if not are_even(config.accumulation_steps, config.bsz, size):
         raise InputError(
-            f"training.bsz={config.bsz} x training.accumulation_steps="
-            f"{config.accumulation_steps} queries cannot be divided evenly over {size} processes, "
-            'as training.parallel="fsdp" needs it; change one of them, or take "ddp"'
+            f"training.accumulation_steps={config.accumulation_steps} batches of training.bsz="
+            f"{config.bsz} queries cannot be divided over {size} processes into equally many parts "
+            'each, as training.parallel="fsdp" needs it; change one of them (bsz a multiple of the '
+            'processes always can), or take "ddp"'
         )
     return Sharded(halves, config.fsdp)
 
