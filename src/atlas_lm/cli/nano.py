@@ -135,7 +135,7 @@ class NanoRun:
         if stage.data == "lookups":
             return lookups(self._names(stage.lookups)[0], stage.lookups)
         if stage.data == "clozes":
-            return clozes(self.store, stage.clozes)
+            return clozes(iter(self.store), stage.clozes)
         held = {row["question"] for row in _read(self.validation)}
         train = Path(self.config.train or self.minipedia / "answerable" / "dev.jsonl")
         return (row for row in _read(train) if row["question"] not in held)
@@ -220,19 +220,19 @@ class NanoRun:
         found = dataclasses.replace(
             questions.context, passages_from="index", n_context=5, retriever_n_context=5
         )
-        common = {"generation": self.config.generation}
+        words = self.config.generation
         return {
             "lookups": RunConfig(
                 task=_TASKS["lookups"],
                 context=given,
                 data=DataConfig(validation=str(self.out / "data" / "held-out-lookups.jsonl")),
-                **common,
+                generation=words,
             ),
             "questions": RunConfig(
                 task=_TASKS["questions"],
                 context=found,
                 data=DataConfig(validation=str(self.validation)),
-                **common,
+                generation=words,
             ),
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class ClozeConfig:
             )
 
 
-def clozes(passages: Sequence[Passage], config: ClozeConfig) -> Iterator[dict[str, Any]]:
+def clozes(passages: Iterable[Passage], config: ClozeConfig) -> Iterator[dict[str, Any]]:
     """Yield rows ``{id, query, target, gold_passage_ids}`` for the `base` task, passage by passage.
 
     A passage without a name, a year or a title to ask for gives none.

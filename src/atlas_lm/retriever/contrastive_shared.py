@@ -40,7 +40,7 @@ def gather_with_gradient(own: Float[Tensor, "n dim"]) -> Float[Tensor, "n_all di
     """
     if distributed.world().size == 1:
         return own
-    gathered: Tensor = _Gathered.apply(own)
+    gathered: Tensor = _Gathered.apply(own)  # type: ignore[no-untyped-call]
     return gathered
 
 

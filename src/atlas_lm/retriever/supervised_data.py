@@ -142,12 +142,9 @@ class QuestionSampler:
             rng = np.random.default_rng((self.seed, position, 1))
             positive = judged.positives[int(rng.integers(len(judged.positives)))]
             count = min(self.hard_negatives, len(judged.negatives))
-            negatives = rng.choice(len(judged.negatives), count, replace=False) if count else []
-            chosen.append(
-                Judged(
-                    judged.query, (positive,), tuple(judged.negatives[int(n)] for n in negatives)
-                )
-            )
+            drawn = rng.choice(len(judged.negatives), count, replace=False) if count else ()
+            negatives = tuple(judged.negatives[int(number)] for number in drawn)
+            chosen.append(Judged(judged.query, (positive,), negatives))
         return chosen
 
     def _order(self, epoch: int) -> np.ndarray:
