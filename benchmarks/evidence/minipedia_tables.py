@@ -47,6 +47,58 @@ def retrieval(cells: Cells, on: str) -> str:
     return table(["", *(f"R@{k}" for k in KS), "R@5 gained, paired"], rows)
 
 
+def against_controls(cells: Cells, on: str) -> str:
+    """Return what a trained teacher gives beyond the same training by an untrained one."""
+    learnt = _learnt(cells, on)
+    rows = []
+    for (shots, start, teacher, objective), seeds in learnt.items():
+        trained = learnt.get((shots, start, "trained", objective), {})
+        both = sorted(trained.keys() & seeds.keys())
+        if not teacher.startswith("control") or not both:
+            continue
+        gains = [
+            over_seeds(
+                [difference(seeds[s], trained[s], f"recall_at_{k}") for s in both], signed=True
+            )
+            for k in KS
+        ]
+        label = f"{start}, {shots} questions, {objective.upper()}, against the {TEACHERS[teacher]}"
+        rows.append([label, *gains])
+    return table(["trained reader as teacher", *(f"R@{k}, paired" for k in KS)], rows)
+
+
+def gains(cells: Cells, on: str) -> list[tuple[str, float, float, float]]:
+    """Return label, mean, low and high of R@5 gained by every retriever that has learnt, x100.
+
+    Of several seeds: the mean, and the lowest and highest seed.
+    """
+    base = under(cells, f"retrieval/{on}/")
+    points = []
+    for (shots, start, teacher, objective), seeds in _learnt(cells, on).items():
+        if start not in base:
+            continue
+        found = [difference(base[start], cell, "recall_at_5") for cell in seeds.values()]
+        means = [each["mean"] for each in found]
+        low = min(means) if len(found) > 1 else found[0]["low"]
+        high = max(means) if len(found) > 1 else found[0]["high"]
+        label = f"{start}, {shots} questions, {objective.upper()}, {TEACHERS[teacher]}"
+        mean = sum(means) / len(means)
+        points.append((label, 100 * mean, 100 * low, 100 * high))
+    return points
+
+
+def sizes(cells: Cells, asked: str) -> str:
+    """Return readers of several sizes, closed book and with passages."""
+    found = under(cells, f"sizes/{asked}/").values()
+    ordered = sorted(found, key=lambda cell: (cell["parameters"], cell["reader"]))
+    rows = []
+    for cell in ordered:
+        passages = "closed book" if cell["ranking"] == "closed" else cell["ranking"]
+        label = f"{cell['reader']}, {passages}"
+        rows.append([label, f"{cell['parameters']:,}", *_em_f1(cell)])
+    return table(["", "parameters", "EM", "F1"], rows)
+
+
 def _learnt(cells: Cells, on: str) -> dict[tuple[int, str, str, str], dict[int, Any]]:
     """Return learnt retrievers by shots, start, teacher and objective, then by seed."""
     found: dict[tuple[int, str, str, str], dict[int, Any]] = defaultdict(dict)

@@ -61,13 +61,30 @@ def scatter(
     _write(path, title=title, x=x, y=y, series=data)
 
 
+def intervals(
+    path: Path, points: Sequence[tuple[str, float, float, float]], *, title: str, x: str
+) -> None:
+    """Draw one line a label with its mean, low and high; write PNG and JSON."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(points)), dpi=130)
+    for place, (label, mean, low, high) in enumerate(reversed(points)):
+        colour = COLOURS[1] if "control" in label else COLOURS[4 if "ceiling" in label else 0]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot([mean], [place], marker="o", color=colour)
+    axes.set_yticks(range(len(points)), [point[0] for point in reversed(points)], fontsize=8)
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    _finish(figure, axes, path, title=title, x=x, y="")
+    _write(path, title=title, x=x, points=[list(point) for point in points])
+
+
 def _finish(figure: Any, axes: Any, path: Path, *, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

@@ -33,10 +33,13 @@ def tables(cells: Cells) -> dict[str, tuple[str, str]]:
     made: dict[str, tuple[str, str]] = {}
     for on in minipedia_tables.sets(cells, "retrieval"):
         made[f"retrieval {on}"] = (minipedia_tables.retrieval(cells, on), "retrieval/ learn/")
+        made[f"controls {on}"] = (minipedia_tables.against_controls(cells, on), "learn/")
         made[f"towers {on}"] = (minipedia_tables.towers(cells, on), "towers/")
     for asked in minipedia_tables.sets(cells, "prompt"):
         made[f"answers {asked}"] = (minipedia_tables.answers(cells, asked), "prompt/ read/ joint/")
         made[f"variants {asked}"] = (minipedia_tables.variants(cells, asked), "variant/")
+    for asked in minipedia_tables.sets(cells, "sizes"):
+        made[f"sizes {asked}"] = (minipedia_tables.sizes(cells, asked), "sizes/")
     made["chosen"] = (minipedia_tables.chosen(cells), "tune/")
     made["knowledge"] = (other_tables.knowledge(cells), "knowledge/")
     made["dated"] = (other_tables.dated(cells), "knowledge/")
@@ -86,6 +89,11 @@ def draw(out: Path, cells: Cells) -> None:
             x="facts in the world",
             y="exact match, x100",
         )
+    for on in minipedia_tables.sets(cells, "learn"):
+        points = minipedia_tables.gains(cells, on)
+        if points:
+            title = f"What the retriever gains, Minipedia {on}"
+            plots.intervals(out / f"gains_{on}.png", points, title=title, x="R@5 gained, x100")
     _draw_n_context(out, cells)
     for world, title in (("tiny", "made-up world"), ("minipedia", "Minipedia")):
         points = other_tables.lab_points(cells, world)
