@@ -5,6 +5,8 @@ import pytest
 from atlas_lm.data.wikipedia_templates import is_disambiguation, is_infobox, normal_name
 from atlas_lm.data.wikipedia_text import WikitextSettings, article, is_redirect
 
+SETTINGS = WikitextSettings()
+
 
 def text(wikitext: str, **settings) -> list[str]:
     document = article("T", wikitext, WikitextSettings(**settings))
@@ -24,7 +26,7 @@ def text(wikitext: str, **settings) -> list[str]:
         ("[[Category:X]][[File:a.png|thumb|a [[b]]]]Kept", "Kept"),
         (
             "''it'' '''bold''' <small>s</small><sup>2</sup> <nowiki>[[n]]</nowiki>",
-            "it bold s2 [[n]]",
+            "it bold s2 n",
         ),
         ("one<br/>two<!-- no -->", "one two"),
         ("P ({{IPA|p}}, ; ) q ({{x}}; 1900 ) .", "P q (1900)."),
@@ -82,3 +84,27 @@ def test_names():
 def test_redirects(wikitext):
     assert is_redirect(wikitext)
     assert not is_redirect("# item [[X]]")
+
+
+def test_a_disambiguation_is_known_by_a_template_in_a_skipped_section():
+    assert (
+        article("Ada", "* [[x]]\n== See also ==\n{{disambiguation|given name}}", SETTINGS) is None
+    )
+
+
+def test_markup_that_is_not_closed_harms_its_section_alone():
+    wikitext = (
+        "Lead {{cite|a.\n== One ==\nText.\n{| class=wikitable\n! A\n| b\n== Two ==\n"
+        "''Iliad'''s [[x|y end</ref>.\n== Three ==\n* done"
+    )
+    document = article("T", wikitext, SETTINGS)
+    assert [(block.section, block.text) for block in document.blocks] == [
+        ("", "Lead cite|a."),
+        ("One", "Text."),
+        ("Two", "Iliad's x|y end."),
+        ("Three", "- done"),
+    ]
+
+
+def test_references_and_comments_go_before_parsing():
+    assert text("a<ref name=x>[[b]] {{c</ref>b<!-- \n== no ==\n -->c<ref name=x />d") == ["abcd"]

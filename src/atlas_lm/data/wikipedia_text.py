@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from atlas_lm.data.wikipedia_clean import (
+    BREAK,
+    ROW,
+    blocks,
+    clean,
+    sections,
+    template_names,
+    without_notes,
+)
 from atlas_lm.data.wikipedia_templates import (
     is_disambiguation,
     is_infobox,
@@ -42,18 +51,13 @@ _SKIPPED_TAGS = frozenset(
     }
 )
 _BLOCKS = frozenset({"p", "div", "blockquote", "center", "ul", "ol", "dl"})
-_BREAK = "\x1f"
-"""A line break that ends no paragraph."""
 _BOX_NOISE = re.compile(
     r"image|img|photo|logo|caption|^alt|_alt|map|flag|signature|pushpin|coord|latd|longd|footnotes|"
     r"width|_size$|^size$|^color|style$|^header|^embed|^module|^child|^ref|_ref$|^nocat"
 )
-_MAGIC = re.compile(r"__[A-Z]{3,}__")
-_BLANKS = re.compile(r"[ \t\x1f\u00a0\u2002\u2003\u2009\u200a\u202f]+")
-_EMPTY = re.compile(r"\(\s*(?:[;,:–-]\s*)*\)|\[\s*\]")
-_OPENING = re.compile(r"\(\s*(?:[;,]\s*)+")
-_CLOSING = re.compile(r"(?:\s*[;,])+\s*\)")
-_BEFORE_STOP = re.compile(r"[ ]+([,.)])")
+_FILE = re.compile(r"\.(?:png|jpe?g|svg|gif|tiff?|webp|ogg|ogv|webm|mid)$", re.IGNORECASE)
+DEEPEST = 7
+"""Deeper than any heading."""
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 
 
@@ -69,13 +73,6 @@ class WikitextSettings:
     """Whether rows of tables are kept, as lines ``a | b``."""
     skipped_sections: frozenset[str] = SKIPPED_SECTIONS
     """Titles of sections that are left out with all below them, in lower case."""
-
-
-@dataclass
-class _Boxes:
-    """The infoboxes met on the way."""
-
-    found: list[Any] = field(default_factory=list)
 
 
 def is_redirect(text: str) -> bool:
@@ -100,88 +97,50 @@ def article(
     Raises:
         InputError: ``mwparserfromhell`` is not installed.
     """
-    wikicode = _parser().parse(text)
-    names = (normal_name(str(template.name)) for template in _templates(wikicode))
+    text = without_notes(text)
     if (
         "__DISAMBIG__" in text
         or title.endswith("(disambiguation)")
-        or any(map(is_disambiguation, names))
+        or any(is_disambiguation(normal_name(name)) for name in template_names(text))
     ):
         return None
-    prefixes = frozenset(media) | {"file", "image", "category"}
-    writer = _Writer(settings, prefixes)
-    outline, skip_below = Outline(), 7
-    for level, heading, nodes in _sections(wikicode):
+    writer = _Writer(settings, frozenset(media) | {"file", "image", "category"})
+    outline, skip_below = Outline(), DEEPEST
+    for level, heading, content in sections(text):
+        name = clean(writer.text(writer.parsed(heading)))
         if level <= skip_below:
-            skipped = flat(writer.text(heading)).lower() in settings.skipped_sections
-            skip_below = level if skipped and level else 7
+            skipped = level and name.lower() in settings.skipped_sections
+            skip_below = level if skipped else DEEPEST
+        if skip_below < DEEPEST:
+            continue
         if level:
-            outline.heading(level, writer.text(heading) if level < skip_below else "")
-        if skip_below == 7:
-            for block in _blocks(writer.written(nodes), settings):
-                outline.add(block)
+            outline.heading(level, name)
+        for block in blocks(writer.text(writer.parsed(content)), lists=settings.lists):
+            outline.add(block)
     document = outline.document(title, title, {})
-    boxes = [writer.infobox(template) for template in writer.boxes.found]
+    boxes = [writer.infobox(template) for template in writer.boxes]
     extra = tuple(Block("Infobox", box) for box in boxes if box)
     return Document(document.title, document.blocks + extra)
 
 
-def _sections(wikicode: Any) -> Iterator[tuple[int, Any, list[Any]]]:
-    """Yield the level, heading and nodes of every stretch between headings; the lead is level 0."""
-    nodes_of = importlib.import_module("mwparserfromhell").nodes
-    level, heading = 0, ""
-    nodes: list[Any] = []
-    for node in wikicode.nodes:
-        if isinstance(node, nodes_of.Heading):
-            yield level, heading, nodes
-            level, heading, nodes = node.level, node.title, []
-        else:
-            nodes.append(node)
-    yield level, heading, nodes
-
-
-def _blocks(text: str, settings: WikitextSettings) -> Iterator[str]:
-    """Yield the paragraphs, list items and table rows of a text."""
-    paragraph: list[str] = []
-    for line in (*text.split("\n"), ""):
-        line = clean(line)
-        own = line.startswith(("- ", "| "))
-        if line and not own:
-            paragraph.append(line)
-            continue
-        if paragraph:
-            yield " ".join(paragraph)
-            paragraph = []
-        if own and (settings.lists or not line.startswith("- ")) and line.strip("- |"):
-            yield line.removeprefix("| ")
-
-
-def clean(line: str) -> str:
-    """Return a line without what templates that were left out leave behind, in single spaces."""
-    line = _BLANKS.sub(" ", _MAGIC.sub("", line)).strip()
-    line = _OPENING.sub("(", line)
-    line = _CLOSING.sub(")", line)
-    line = _EMPTY.sub("", line)
-    line = _BEFORE_STOP.sub(r"\1", line)
-    return re.sub(r"^(?:- )+", "- ", _BLANKS.sub(" ", line).strip())
-
-
 class _Writer:
-    """Writes nodes of wikitext as text; lines matter in it, as in wikitext."""
+    """Writes the nodes of one article as text."""
 
     def __init__(self, settings: WikitextSettings, prefixes: frozenset[str]) -> None:
-        self.boxes = _Boxes()
+        self.boxes: list[Any] = []
+        """The infoboxes met on the way."""
         self._settings = settings
         self._prefixes = prefixes
-        self._nodes = importlib.import_module("mwparserfromhell").nodes
+        self._library = _parser()
+        self._nodes = self._library.nodes
+
+    def parsed(self, wikitext: str) -> Any:
+        """Return wikitext as nodes."""
+        return self._library.parse(wikitext)
 
     def text(self, wikicode: Any) -> str:
-        """Return a piece of wikitext as text."""
-        return self.written(wikicode.nodes) if wikicode else ""
-
-    def written(self, nodes: Iterable[Any]) -> str:
-        """Return nodes as text."""
-        return "".join(map(self._node, nodes))
+        """Return parsed wikitext as text; lines matter in it, as in wikitext."""
+        return "".join(map(self._node, wikicode.nodes)) if wikicode else ""
 
     def infobox(self, template: Any) -> str:
         """Return an infobox as lines ``name: value``; empty where none is left."""
@@ -190,9 +149,10 @@ class _Writer:
             name = " ".join(str(parameter.name).replace("_", " ").split())
             if not parameter.showkey or _BOX_NOISE.search(name.lower().replace(" ", "_")):
                 continue
-            value = self.text(parameter.value).replace(_BREAK, "\n")
+            value = self.text(parameter.value).replace(BREAK, "\n")
             parts = (clean(part).removeprefix("- ") for part in value.split("\n"))
-            if value := "; ".join(part for part in parts if part.strip("-|; ")):
+            kept = (part for part in parts if part.strip("-|; ") and not _FILE.search(part))
+            if value := "; ".join(kept).replace(":;", ":"):
                 lines.append(f"{name}: {value}")
         return "\n".join(lines)
 
@@ -210,8 +170,6 @@ class _Writer:
             return str(node.normalize())
         if isinstance(node, kinds.ExternalLink):
             return self.text(node.title)
-        if isinstance(node, kinds.Heading):
-            return f"\n\n{self.text(node.title)}\n\n"
         return ""
 
     def _link(self, node: Any) -> str:
@@ -227,7 +185,7 @@ class _Writer:
         name = normal_name(str(node.name))
         if is_infobox(name):
             if self._settings.infoboxes:
-                self.boxes.found.append(node)
+                self.boxes.append(node)
             return ""
         values = [self.text(parameter.value) for parameter in node.params if not parameter.showkey]
         if not values and node.params:
@@ -245,7 +203,7 @@ class _Writer:
         if tag == "li" or node.wiki_markup in {"*", "#"}:
             return f"\n- {self.text(node.contents).strip()}" if node.contents else "- "
         if tag in {"br", "hr"}:
-            return _BREAK if tag == "br" else "\n\n"
+            return BREAK if tag == "br" else "\n\n"
         inner = self.text(node.contents)
         return f"\n\n{inner}\n\n" if tag in _BLOCKS else inner
 
@@ -254,7 +212,7 @@ class _Writer:
         for contents in (node.contents, *(row.contents for row in _tags(node.contents, "tr"))):
             cells = [flat(self.text(cell.contents)) for cell in _tags(contents, "td", "th")]
             if any(cells):
-                rows.append("| " + " | ".join(cells))
+                rows.append(ROW + " | ".join(cells))
         return "\n" + "\n".join(rows) + "\n"
 
 
@@ -262,12 +220,6 @@ def _tags(wikicode: Any, *names: str) -> list[Any]:
     """Return the tags of these names that are not inside of others."""
     tags = wikicode.filter_tags(recursive=False) if wikicode else []
     return [tag for tag in tags if str(tag.tag).strip().lower() in names]
-
-
-def _templates(wikicode: Any) -> Iterator[Any]:
-    """Yield the templates that stand outside of others."""
-    kind = importlib.import_module("mwparserfromhell").nodes.Template
-    return (node for node in wikicode.nodes if isinstance(node, kind))
 
 
 @cache
