@@ -22,6 +22,9 @@ VERBS = {
     "score": "atlas_lm.cli.score",
     "inspect": "atlas_lm.cli.inspect",
     "plan": "atlas_lm.cli.plan",
+    "export": "atlas_lm.cli.export",
+    "doctor": "atlas_lm.cli.doctor",
+    "selftest": "atlas_lm.cli.selftest",
 }
 """Each module has ``HELP``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(args) -> int``."""
 
@@ -39,6 +42,9 @@ SUMMARY = {
     "score": "the loss lab: what each objective makes of your passages",
     "inspect": "show a run, a checkpoint, a model or an index",
     "plan": "memory, disk and time of every stage, before anything starts",
+    "export": "a model to share, from any checkpoint: plain directories and a model card",
+    "doctor": "check the installation and the devices, or which modules of a recipe learn",
+    "selftest": "train a tiny world end to end, in under a minute",
 }
 
 
@@ -109,3 +115,4 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,55 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json
 
 HELP = "Show what a run, a checkpoint, a model, an index or a benchmark directory holds."
-EXAMPLE = "atlas-lm inspect runs/quickstart"
+EXAMPLE = (
+    "atlas-lm inspect runs/quickstart\n"
+    "  atlas-lm inspect run runs/quickstart   # its curves, its phases, and its card"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the directory."""
-    parser.add_argument("path", metavar="DIR")
+    """Add the directory, and what it must be."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="[run|checkpoint|model|index] DIR",
+        help="a directory; with the word run, its curves are drawn and its card is written",
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Inspect."""
-    described = describe(Path(args.path))
+    wanted, path = _asked(args.words)
+    described = describe(path)
+    if wanted and described["kind"] != wanted and wanted not in described:
+        raise InputError(f"{path}: is no {wanted} but a {described['kind']}")
+    if wanted == "run" and not args.json:
+        from atlas_lm.cli.inspect_run import show_run
+
+        show_run(path)
+        return 0
     if args.json:
         print_json(described)
         return 0
-    table = Table("field", "value", title=f"{args.path}: {described['kind']}")
+    table = Table("field", "value", title=f"{path}: {described['kind']}")
     for name, value in flat(described).items():
         if name != "kind":
             table.add_row(name, str(value))
     Console().print(table)
     return 0
+
+
+def _asked(words: Sequence[str]) -> tuple[str, Path]:
+    """Return the kind that was named, if any, and the directory."""
+    kinds = ("run", "checkpoint", "model", "index")
+    if len(words) == 1:
+        return "", Path(words[0])
+    if len(words) == 2 and words[0] in kinds:
+        return words[0], Path(words[1])
+    raise InputError(
+        f"{' '.join(words)!r}: give one directory, after one of {', '.join(kinds)} or no word"
+    )
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -82,7 +110,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines if line.endswith("}")]
     latest: dict[str, Any] = {}
     for row in rows:
         latest |= row

@@ -15,6 +15,8 @@ from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.update import Optimizers, Trainable, Update, update
 from atlas_lm.types import Batch
 
+LEAST = 1e-9
+"""Of a module's norm: what moves by less does not learn."""
 LAYER = re.compile(r"^(.*?\.(?:block|layer|layers|h|blocks)\.\d+)\.")
 
 
@@ -46,8 +48,9 @@ class ModuleGradient:
 
     @property
     def learns(self) -> bool:
-        """Whether a finite gradient reached it and it moved."""
-        return self.reached > 0 and math.isfinite(self.gradient_norm) and self.update_norm > 0
+        """Whether a finite gradient reached it and it moved, by more than rounding."""
+        moved = self.update_norm > LEAST * self.weight_norm
+        return self.reached > 0 and math.isfinite(self.gradient_norm) and moved
 
 
 @dataclass(frozen=True, kw_only=True)
