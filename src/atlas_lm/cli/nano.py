@@ -1,9 +1,10 @@
 """A small model in stages, as a recipe of ``kind = "nano"`` says: the recipe ``atlas_nano``.
 
 ``OUT`` holds ``retriever/`` (where one is trained), ``start/`` (the reader as it was drawn),
-``index/``, ``data/`` (what each stage is asked) and one run directory a stage, with ``model/`` and
-``measured.json``; the last stage's model is what the recipe makes. Whatever is there already is not
-made again, so a run that was stopped goes on where it was with ``--resume``.
+``index/``, ``data/`` (what each stage is asked), one run directory a stage, with ``model/`` and
+``measured.json``, and at the end ``finished.json``; the last stage's model is what it makes.
+Whatever is there already is not made again, so a run that was stopped goes on where it was with
+``--resume``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.retriever import BiEncoder, contrastive
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_path, read_json
+from atlas_lm.runtime.files import atomic_path, read_json, write_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.tasks import TaskConfig, load_examples
@@ -47,9 +48,10 @@ _TASKS = {
 
 
 _KEPT = {
-    "lookups": ("exact_match", "f1"),
-    "questions": ("exact_match", "f1", "recall_at_1", "recall_at_5", "recall_at_20"),
+    "file": ("exact_match", "f1"),
+    "index": ("exact_match", "f1", "recall_at_1", "recall_at_5", "recall_at_20"),
 }
+"""Metrics that are noted where passages were given, and where they were retrieved."""
 
 
 def run_recipe(path: Path, args: argparse.Namespace) -> int:
@@ -105,7 +107,8 @@ class NanoRun:
             new_reader(texts, self.config.reader).save_pretrained(self.out / "start")
         for stage in self.config.stages:
             self._write(stage.name, lambda stage=stage: self.rows(stage))
-        self._write("held-out-lookups", self._held_out)
+            if stage.data == "lookups":
+                self._write(f"held-out-{stage.name}", lambda stage=stage: self._held_out(stage))
 
     @cached_property
     def store(self) -> PassageStore:
@@ -193,7 +196,7 @@ class NanoRun:
                 atlas.open_index(self.out / "index")
             asked = load_examples(config.data.validation, config.task, limit=self.config.measured)
             means = measure(atlas, asked, ks=(1, 5, 20), bsz=16).metrics.means()
-            kept = [metric for metric in _KEPT[name] if metric in means]
+            kept = [metric for metric in _KEPT[config.context.passages_from] if metric in means]
             found |= {name: len(asked)}
             found |= {f"{name}_{metric}": round(means[metric], 4) for metric in kept}
         notice(json.dumps(found))
@@ -201,9 +204,9 @@ class NanoRun:
             temporary.write_text(json.dumps(found) + "\n", "utf-8")
 
     def finish(self) -> dict[str, Any]:
-        """Return where the last stage's model and the index are, and what was measured."""
+        """Write ``finished.json`` and return it: where model and index are, what was measured."""
         last = self.config.stages[-1].name
-        return {
+        result = {
             "model": str(self.out / last / "model"),
             "index": str(self.out / "index"),
             "stages": [
@@ -211,36 +214,36 @@ class NanoRun:
                 for stage in self.config.stages
             ],
         }
+        write_json(self.out / "finished.json", result)
+        return result
 
     def _measurements(self, stage: NanoStage) -> dict[str, RunConfig]:
+        """Return what a stage is measured on: held-out look-ups of each kind, and questions."""
         questions = next((s for s in self.config.stages if s.data == "questions"), stage)
-        given = dataclasses.replace(
-            questions.context, passages_from="file", n_context=4, retriever_n_context=4
-        )
         found = dataclasses.replace(
             questions.context, passages_from="index", n_context=5, retriever_n_context=5
         )
-        words = self.config.generation
-        return {
-            "lookups": RunConfig(
+        asked = {
+            each.name: RunConfig(
                 task=_TASKS["lookups"],
-                context=given,
-                data=DataConfig(validation=str(self.out / "data" / "held-out-lookups.jsonl")),
-                generation=words,
-            ),
+                context=each.context,
+                data=DataConfig(validation=str(self.out / "data" / f"held-out-{each.name}.jsonl")),
+                generation=self.config.generation,
+            )
+            for each in self.config.stages
+            if each.data == "lookups"
+        }
+        return asked | {
             "questions": RunConfig(
                 task=_TASKS["questions"],
                 context=found,
                 data=DataConfig(validation=str(self.validation)),
-                generation=words,
-            ),
+                generation=self.config.generation,
+            )
         }
 
-    def _held_out(self) -> Iterator[Mapping[str, Any]]:
-        hardest = [stage.lookups for stage in self.config.stages if stage.data == "lookups"]
-        own = dataclasses.replace(
-            hardest[-1] if hardest else LookupConfig(), passages=4, seed=HELD_OUT_SEED
-        )
+    def _held_out(self, stage: NanoStage) -> Iterator[Mapping[str, Any]]:
+        own = dataclasses.replace(stage.lookups, seed=HELD_OUT_SEED)
         return islice(lookups(self._names(own)[1], own), self.config.measured)
 
     def _names(self, config: LookupConfig) -> tuple[list[str], list[str]]:
