@@ -192,11 +192,26 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid TOML: {error}") from error
 
 
-def _apply_override(table: dict[str, Any], override: str, config: type) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Return the key and the value of ``key=value``; the value is read as TOML, else as text.
+
+    Raises:
+        InputError: there is no key or no equals sign.
+    """
+    key, text = _split(override)
+    return key, _parse_value(text)
+
+
+def _split(override: str) -> tuple[str, str]:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise InputError(f"override {override!r}: write it as table.key=value")
-    *tables, name = key.strip().split(".")
+    return key.strip(), text
+
+
+def _apply_override(table: dict[str, Any], override: str, config: type) -> None:
+    key, text = _split(override)
+    *tables, name = key.split(".")
     for part in tables:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from atlas_lm.config import with_overrides
+from atlas_lm.config import parse_override, with_overrides
 from atlas_lm.model import Atlas, AtlasConfig
 from atlas_lm.reader import open_reader
 from atlas_lm.retrieve import ContextConfig
@@ -54,7 +54,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="table.key=value",
         help="change an option saved with the model: task.choices.debias=cyclic, "
-        "generation.num_beams=4; may be given several times",
+        "generation.num_beams=4, reader.query_maxlength=512; may be given several times",
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
 
@@ -147,12 +147,15 @@ def open_model(args: argparse.Namespace) -> Atlas:
         raise InputError("give --model or --reader, not both")
     if args.model is not None:
         atlas = Atlas.from_pretrained(args.model)
+        if settings := _reader_settings(args):
+            reader = open_reader(f"{args.model}/reader", settings)
+            atlas = Atlas(atlas.retriever, reader, atlas.config)
         if args.retriever is not None:
             atlas.retriever = BiEncoder.from_pretrained(
                 args.retriever, settings=encoder_settings(args)
             )
     elif args.reader is not None:
-        reader = open_reader(args.reader)
+        reader = open_reader(args.reader, _reader_settings(args))
         retriever = open_retriever(args) if args.retriever is not None else None
         atlas = Atlas(retriever, reader)
     else:
@@ -194,8 +197,17 @@ def load_data(
 
 def _with_set(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
     """Return ``config`` with every ``--set``."""
-    changes = getattr(args, "set", None)
+    changes = [each for each in getattr(args, "set", []) if not each.startswith(_READER)]
     return with_overrides(config, changes, place="--set") if changes else config
+
+
+def _reader_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``--set reader.NAME=VALUE`` says."""
+    changes = [each for each in getattr(args, "set", []) if each.startswith(_READER)]
+    return dict(parse_override(change.removeprefix(_READER)) for change in changes)
+
+
+_READER = "reader."
 
 
 def _task(args: argparse.Namespace, saved: TaskConfig, kind: ReaderKind) -> TaskConfig:

@@ -13,6 +13,7 @@ from torch import Tensor
 from atlas_lm.passages.format import format_passage
 from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import warn_once
 from atlas_lm.types import Passage, Tokens
 
 
@@ -93,11 +94,25 @@ class Wording:
             InputError: nothing is left to read, or the query holds a T5 sentinel.
         """
         self._refuse_sentinel(query)
-        ids = self._encode(self._before + query)[: self._settings.query_maxlength]
-        ids += self._encode(self._after)
+        ids = self._cut(self._encode(self._before + query)) + self._encode(self._after)
         if not ids:
             raise InputError("a query is empty; give it text, or a query_format that has some")
         return ids
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """Return a query that is too long without its beginning: what is asked stands at its end.
+
+        The wording before the query stays, as far as there is room.
+        """
+        most = self._settings.query_maxlength
+        if len(ids) <= most:
+            return ids
+        warn_once(
+            f"a query has {len(ids)} tokens and is read without its beginning; "
+            f"reader.query_maxlength={most} is the most that is read"
+        )
+        before = len(self._encode(self._before.rstrip()))
+        return ids[:before] + ids[before - most :] if before < most else ids[:most]
 
     def target(self, target: str) -> list[int]:
         """Return the worded target's token ids with its end."""

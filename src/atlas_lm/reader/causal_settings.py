@@ -45,7 +45,7 @@ class CausalSettings:
     passage_maxlength: int = 128
     """Longest passage in tokens, its end included; longer ones lose the end of their text."""
     query_maxlength: int = 128
-    """Longest query in tokens; longer ones lose their end, the wording around them stays."""
+    """Longest query in tokens; longer ones lose their beginning, the wording around them stays."""
     target_maxlength: int = 32
     """Longest target in tokens, its stop included; longer ones lose their end."""
     trainable_layers: int | None = None

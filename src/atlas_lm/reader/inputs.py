@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atlas_lm.reader.settings import ReaderSettings
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import warn_once
 from atlas_lm.types import Passage, Tokens
 
 
@@ -79,6 +80,8 @@ def collate(
         for text in ([wording(settings, question, passage) for passage in row] or [question])
     ]
     token_ids, truncated = tokenize(tokenizer, texts, settings.text_maxlength)
+    if truncated:
+        _warn_of_long_queries(tokenizer, settings, query)
     tokens = right_padded(token_ids, pad=tokenizer.pad_token_id)
     shape = (len(query), max(n_context, 1), -1)
     return FiDInputs(Tokens(tokens.ids.view(shape), tokens.mask.view(shape)), n_context, truncated)
@@ -97,6 +100,16 @@ def tokenize(tokenizer: Any, texts: Sequence[str], maxlength: int) -> tuple[list
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
     truncated = sum(len(row) >= maxlength for row in rows)
     return [[*row[: maxlength - 1], eos] for row in rows], truncated
+
+
+def _warn_of_long_queries(tokenizer: Any, settings: ReaderSettings, query: Sequence[str]) -> None:
+    rows = tokenizer(list(query), add_special_tokens=False, verbose=False).input_ids
+    longest = max(map(len, rows))
+    if longest >= settings.text_maxlength:
+        warn_once(
+            f"a query has {longest} tokens, and reader.text_maxlength={settings.text_maxlength} is "
+            "the most that is read of it and a passage: its end and its passages are lost"
+        )
 
 
 def right_padded(token_ids: Sequence[Sequence[int]], *, pad: int) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -29,6 +30,20 @@ def notice(message: str) -> None:
 def warn(message: str) -> None:
     """Print one warning for the user on stderr."""
     console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def warn_once(message: str) -> None:
+    """Print a warning the first time that a message with the same beginning is given.
+
+    Messages are alike up to their first digit.
+    """
+    kind = re.split(r"\d", message, maxsplit=1)[0]
+    if kind not in _WARNED:
+        _WARNED.add(kind)
+        warn(message)
+
+
+_WARNED: set[str] = set()
 
 
 def progress_bar(*, transient: bool = False) -> Progress:
