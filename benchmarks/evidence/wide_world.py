@@ -1,7 +1,7 @@
 """A made-up world that can be made as large as one likes, over a fixed vocabulary.
 
-People have a first and a last name, things three words ("bado fini kalo"), all from short lists,
-so that more facts need more memory and not more words. An answer carries 18 bits.
+Two hundred people, twenty relations, things of two words ("bado fini") from a short list, so that
+more facts need more memory and not more words. An answer carries 12 bits.
 """
 
 from __future__ import annotations
@@ -9,118 +9,111 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
-from atlas_lm.data.tinyworld import VERBS
-
 _SYLLABLES = ["ba", "do", "fi", "gu", "ka", "lo", "mi", "nu", "pa", "ri", "so", "tu", "ve", "zo"]
-NAMES = 64
-"""First names, and as many last names: 4,096 people at most."""
-THINGS = 64
+PEOPLE, RELATIONS, THINGS = 200, 20, 64
+"""Names; relations, each with a verb that asks for it; and the words of things."""
+MOST_FACTS = PEOPLE * RELATIONS
 LESSON_PASSAGES = 4
+_SAME_PERSON = _SAME_RELATION = 0.3
+"""Shares of a lesson's other passages, as in `atlas_lm.data.tinyworld`."""
 
-Person = tuple[str, str]
+Fact = tuple[str, str]
+"""A person and a relation."""
 
 
 @dataclass(frozen=True)
 class WideWorld:
-    """People and what they have of each relation."""
+    """What people have of each relation."""
 
-    people: tuple[Person, ...]
-    values: dict[tuple[Person, str], str]
+    values: dict[Fact, str]
 
     def passages(self) -> list[dict[str, Any]]:
-        return [_passage(person, relation, value) for (person, relation), value in self._facts()]
+        return [_passage(fact, value) for fact, value in self.values.items()]
 
     def questions(self) -> list[dict[str, Any]]:
         return [
-            _question(person, relation, value, name=True)
-            for (person, relation), value in self._facts()
+            {**_question(fact, value), "gold_passage_ids": [_id(fact)]}
+            for fact, value in self.values.items()
         ]
-
-    def _facts(self) -> list[tuple[tuple[Person, str], str]]:
-        return list(self.values.items())
 
 
 def words() -> list[str]:
     """Return every word of every such world."""
-    first, last, things = word_lists()
-    return [*first, *last, *things, *VERBS, *VERBS.values()]
+    people, relations, things = word_lists()
+    return [*people, *relations, *relations.values(), *things]
 
 
-def word_lists() -> tuple[list[str], list[str], list[str]]:
-    """Return first names, last names and the words of things."""
-    every = [a + b for a, b in product(_SYLLABLES, _SYLLABLES)]
-    every += [a + b + c for a, b, c in product(_SYLLABLES[:3], repeat=3)]
-    every = [word for word in every if word not in {*VERBS, *VERBS.values()}]
+@cache
+def word_lists() -> tuple[list[str], dict[str, str], list[str]]:
+    """Return people, the relations with their verbs, and the words of things."""
+    every = [a + b + c for a, b, c in product(_SYLLABLES, repeat=3)]
     random.Random("words").shuffle(every)
-    return every[:NAMES], every[NAMES : 2 * NAMES], every[2 * NAMES : 2 * NAMES + THINGS]
+    words = iter(every)
+    people = [next(words) for _ in range(PEOPLE)]
+    relations = {next(words): next(words) for _ in range(RELATIONS)}
+    return people, relations, [next(words) for _ in range(THINGS)]
 
 
 def make_world(facts: int, seed: int) -> WideWorld:
-    """Return a world of so many facts, ten a person."""
-    first, last, things = word_lists()
+    """Return a world of so many facts, all twenty of one person before the next.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= facts <= MOST_FACTS:
+        raise ValueError(f"facts={facts}: give 1 to {MOST_FACTS}")
+    people, relations, _ = word_lists()
     draw = random.Random(f"world {seed}")
-    everybody = draw.sample(list(product(first, last)), -(-facts // len(VERBS)))
-    values = {
-        (person, relation): " ".join(draw.choices(things, k=3))
-        for person in everybody
-        for relation in VERBS
-    }
-    return WideWorld(tuple(everybody), dict(list(values.items())[:facts]))
+    everybody = draw.sample(people, len(people))
+    every = [(person, relation) for person in everybody for relation in relations]
+    return WideWorld({fact: _thing(draw) for fact in every[:facts]})
 
 
 def lessons(count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield look-ups with their passages: facts of no world, drawn for each."""
-    first, last, things = word_lists()
+    people, relations, _ = word_lists()
+    names = list(relations)
     draw = random.Random(f"lessons {seed}")
-    relations = list(VERBS)
     for number in range(count):
-        person = draw.choice(first), draw.choice(last)
-        relation = draw.choice(relations)
-        asked = (person, relation)
-        facts = {asked}
+        asked = draw.choice(people), draw.choice(names)
+        facts = {asked: None}
         while len(facts) < LESSON_PASSAGES:
-            facts.add(_distractor(draw, asked, first, last, relations))
-        stated = {fact: " ".join(draw.choices(things, k=3)) for fact in sorted(facts)}
-        shown = draw.sample(sorted(facts), LESSON_PASSAGES)
+            facts[_other(draw, asked, people, names)] = None
+        stated = {fact: _thing(draw) for fact in facts}
+        shown = draw.sample(list(facts), LESSON_PASSAGES)
         yield {
-            **_question(person, relation, stated[asked], name=False),
+            **_question(asked, stated[asked]),
             "id": f"lesson-{number}",
-            "passages": [_passage(who, what, stated[who, what]) for who, what in shown],
+            "passages": [_passage(fact, stated[fact]) for fact in shown],
         }
 
 
-def _distractor(
-    draw: random.Random,
-    asked: tuple[Person, str],
-    first: list[str],
-    last: list[str],
-    relations: list[str],
-) -> tuple[Person, str]:
-    """Return the same person's other fact, a namesake's same fact, or anybody's any."""
-    (given, family), relation = asked
+def _other(draw: random.Random, asked: Fact, people: list[str], relations: list[str]) -> Fact:
+    """Return another fact of the same person, the same fact of another, or anybody's any."""
     kind = draw.random()
-    if kind < 0.3:
-        return (given, family), draw.choice(relations)
-    if kind < 0.6:
-        namesake = (given, draw.choice(last)) if kind < 0.45 else (draw.choice(first), family)
-        return namesake, relation
-    return (draw.choice(first), draw.choice(last)), draw.choice(relations)
+    person = asked[0] if kind < _SAME_PERSON else draw.choice(people)
+    same = _SAME_PERSON <= kind < _SAME_PERSON + _SAME_RELATION
+    return person, asked[1] if same else draw.choice(relations)
 
 
-def _passage(person: Person, relation: str, value: str) -> dict[str, Any]:
-    name = " ".join(person)
-    return {"id": f"{name}/{relation}", "title": name, "text": f"{relation} {value}"}
+def _thing(draw: random.Random) -> str:
+    return " ".join(draw.choices(word_lists()[2], k=2))
 
 
-def _question(person: Person, relation: str, value: str, *, name: bool) -> dict[str, Any]:
-    who = " ".join(person)
-    gold = {"gold_passage_ids": [f"{who}/{relation}"]} if name else {}
-    return {
-        "id": f"{who}/{relation}",
-        "question": f"{who} {VERBS[relation]}",
-        "answers": [value],
-        **gold,
-    }
+def _id(fact: Fact) -> str:
+    return "/".join(fact)
+
+
+def _passage(fact: Fact, value: str) -> dict[str, Any]:
+    person, relation = fact
+    return {"id": _id(fact), "title": person, "text": f"{relation} {value}"}
+
+
+def _question(fact: Fact, value: str) -> dict[str, Any]:
+    person, relation = fact
+    verb = word_lists()[1][relation]
+    return {"id": _id(fact), "question": f"{person} {verb}", "answers": [value]}

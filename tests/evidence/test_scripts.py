@@ -87,6 +87,8 @@ def test_a_wide_world_states_every_fact_once():
     from wide_world import lessons, make_world, words
 
     world = make_world(45, seed=3)
+    with pytest.raises(ValueError, match="give 1 to 4000"):
+        make_world(4001, seed=3)
     assert len(world.passages()) == len(world.questions()) == 45
     assert len({row["id"] for row in world.passages()}) == 45
     by_id = {row["id"]: row for row in world.passages()}
