@@ -173,3 +173,27 @@ def case(name: str, parallel: str = "ddp"):
 def cases(rank: int, size: int, directory: Path, names: tuple[str, ...], parallel: str):
     """What one process of several does: every case, one after the other."""
     return {name: case(name, parallel) for name in names}
+
+
+def gathered(rank: int = 0, size: int = 1, directory: Path | None = None):
+    """A round of gathered signals: its metrics, and what is saved of it midway."""
+    from atlas_lm.training.rounds import SignalMemory, learn_round
+
+    cfg = training(
+        signal_round=2, signal_epochs=2, signal_batches=3, reader=OptimConfig(lr=0.0), total_steps=2
+    )
+    atlas = tiny_atlas("pdist")
+    optimizers = make_optimizers(atlas, cfg)
+    order = Batches(questions(), cfg.bsz, cfg.seed)
+    memory = SignalMemory()
+    for step in range(2):
+        batches = order.take(cfg.accumulation_steps)
+        done = update(atlas, batches, optimizers, cfg, step=step, train_retriever=True)
+        memory.gather(done.measured, order.parts(cfg.accumulation_steps), cfg.accumulation_steps)
+    saved = memory.facts(), memory.tensors()
+    memory = SignalMemory()
+    memory.restore(*saved)
+    learnt = learn_round(atlas, memory, optimizers.retriever, cfg, optimizers.parallel)
+    ids = [id for entry in saved[0]["gathered"] for id in entry["ids"]]
+    signals = saved[1]["signals"]
+    return learnt.metrics, ids, signals, atlas.retriever.state_dict()

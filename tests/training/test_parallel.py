@@ -9,7 +9,7 @@ import torch
 
 from tests.index.sharded_worker import run_processes
 from tests.training import parallel_world
-from tests.training.parallel_world import CASES, case, cases
+from tests.training.parallel_world import CASES, case, cases, gathered
 
 pytestmark = pytest.mark.multiprocess
 
@@ -50,3 +50,17 @@ def test_sharded_processes_do_what_one_does(tmp_path, size):
         expected = case(name)
         for result in results:
             same(result[name], expected)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_gather_signals_and_learn_from_them_as_one_does(tmp_path, size):
+    """Also after the signals were saved by all and taken up again by each."""
+    metrics, ids, signals, weights = gathered()
+    for result in run_processes(gathered, size, tmp_path):
+        assert result[0] == pytest.approx(metrics, rel=1e-4)
+        assert list(result[1]) == list(ids)
+        assert result[2].keys() == signals.keys()
+        for name, value in signals.items():
+            torch.testing.assert_close(result[2][name], value, rtol=1e-5, atol=1e-5)
+        for name, value in weights.items():
+            torch.testing.assert_close(result[3][name], value, rtol=1e-3, atol=1e-4)

@@ -150,14 +150,15 @@ class _Run:
             with clock("evaluate"):
                 measured = self.evaluate()
             self.log(state.step, measured)
-            self.checkpoint_is_due |= is_best(state, cfg, done.metrics | measured)
+            self.checkpoint_is_due |= is_best(state, cfg, {**done.metrics, **measured})
         elif not self.evaluate and self.checkpoint_is_due:
             is_best(state, cfg, done.metrics)
 
 
 def model_device(state: TrainState) -> torch.device:
     """Return where the reader's parameters are."""
-    return next(iter(state.model.reader.parameters())).device
+    device: torch.device = next(iter(state.model.reader.parameters())).device
+    return device
 
 
 def every(period: int, step: int) -> bool:
@@ -181,12 +182,16 @@ def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
 
 def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Update:
     """Keep what the step has measured; at the end of a round the retriever learns from it."""
-    state.signals.gathered += done.measured
     thawed = state.step - cfg.freeze_retriever_steps
+    if cfg.signal_round > 1 and thawed > 0 and state.optimizers.retriever and not done.skipped:
+        parts = state.batches.parts(cfg.accumulation_steps)
+        state.signals.gather(done.measured, parts, cfg.accumulation_steps)
     if not state.signals.gathered or thawed % cfg.signal_round:
         return done
     assert state.optimizers.retriever is not None
-    learnt = learn_round(state.model, state.signals, state.optimizers.retriever, cfg)
+    learnt = learn_round(
+        state.model, state.signals, state.optimizers.retriever, cfg, state.optimizers.parallel
+    )
     if learnt.skipped:
         note_skip(state, replace(done, skipped=learnt.skipped))
     return replace(done, metrics=done.metrics | learnt.metrics, measured=())

@@ -220,6 +220,11 @@ def make_parallel(halves: Mapping[str, nn.Module], config: TrainingConfig) -> Pa
         )
     if config.parallel == "ddp":
         return Replicated(halves)
+    if config.signal_round > 1:
+        raise InputError(
+            f'training.signal_round={config.signal_round} with training.parallel="fsdp": processes '
+            'pass over different numbers of gathered signals, which fsdp cannot; take "ddp"'
+        )
     if not are_even(config.accumulation_steps, config.bsz, size):
         raise InputError(
             f"training.accumulation_steps={config.accumulation_steps} batches of training.bsz="

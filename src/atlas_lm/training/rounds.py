@@ -12,56 +12,87 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.logs import track
+from atlas_lm.training.batches import Part
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.optim import HalfOptimizer
+from atlas_lm.training.parallel import Alone, Parallel
+from atlas_lm.training.signals import own_signals, signal_tensors, whole_signals
 from atlas_lm.training.update import Trainable, autocast
 from atlas_lm.types import Measured, Passage, ReaderSignals
 
 
 @dataclass
 class SignalMemory:
-    """The signals of the present round, one entry for each micro-batch, and the rounds done."""
+    """The signals of the present round, one entry for each micro-batch, and the rounds done.
 
-    gathered: list[Measured] = field(default_factory=list)
+    Of several processes each keeps what it has measured itself: its part of each micro-batch.
+    """
+
+    gathered: list[Measured | None] = field(default_factory=list)
+    """None where this process has no part in a micro-batch."""
     rounds: int = 0
     """Rounds that the retriever has learnt from."""
+    per_step: int = 1
+    """Micro-batches of a step."""
+
+    def gather(self, measured: Sequence[Measured], parts: Sequence[Part], per_step: int) -> None:
+        """Keep what a step has measured.
+
+        Args:
+            measured: of each of this process's parts that is not empty, in order.
+            parts: this process's parts of the step's micro-batches.
+            per_step: how many micro-batches there are.
+        """
+        entries: list[Measured | None] = [None] * per_step
+        own = iter(measured)
+        for part in parts:
+            if part.places:
+                entries[part.batch] = next(own)
+        self.gathered += entries
+        self.per_step = per_step
 
     def facts(self) -> dict[str, Any]:
-        """Return all that is not a tensor, ready for JSON."""
+        """Return all that is not a tensor, ready for JSON. Collective."""
         texts = [
             {
                 "ids": measured.ids,
                 "query": measured.query,
                 "passages": [[_passage_facts(p) for p in row] for row in measured.passages],
             }
-            for measured in self.gathered
+            for measured in whole_signals(self.gathered)
         ]
-        return {"rounds": self.rounds, "gathered": texts}
+        return {"rounds": self.rounds, "gathered": texts, "per_step": self.per_step}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the file ``signals``; nothing where nothing is gathered."""
+        """Return the file ``signals``; nothing where nothing is gathered. Collective."""
         tensors = {
             f"{number}.{name}": value
-            for number, measured in enumerate(self.gathered)
-            for name, value in _signal_tensors(measured.signals).items()
+            for number, measured in enumerate(whole_signals(self.gathered))
+            for name, value in signal_tensors(measured.signals).items()
         }
         return {"signals": tensors} if tensors else {}
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> None:
-        """Become the memory that `facts` and `tensors` were taken from."""
+        """Become the memory that `facts` and `tensors` were taken from.
+
+        Several processes share it out, however many there were.
+        """
         self.rounds = facts["rounds"]
+        self.per_step = facts.get("per_step", 1)
         saved = tensors.get("signals", {})
         names = [entry.name for entry in fields(ReaderSignals)]
-        self.gathered = [
+        whole = [
             Measured(
                 tuple(texts["ids"]),
                 tuple(texts["query"]),
@@ -70,6 +101,7 @@ class SignalMemory:
             )
             for number, texts in enumerate(facts["gathered"])
         ]
+        self.gathered = own_signals(whole, self.per_step)
 
 
 @dataclass(frozen=True)
@@ -83,12 +115,18 @@ class RoundResult:
 
 
 def learn_round(
-    model: Trainable, memory: SignalMemory, optimizer: HalfOptimizer, config: TrainingConfig
+    model: Trainable,
+    memory: SignalMemory,
+    optimizer: HalfOptimizer,
+    config: TrainingConfig,
+    parallel: Parallel | None = None,
 ) -> RoundResult:
     """Update the retriever from the gathered signals, `signal_epochs` times over; forget them.
 
     One update's gradient is that of the loss per query of ``signal_batches`` micro-batches.
+    Collective: every process brings its own parts of them, and ``parallel`` adds up.
     """
+    parallel = parallel or Alone()
     model.retriever.train()
     done = memory.rounds * config.updates_per_round
     skipped: list[str] = []
@@ -96,16 +134,19 @@ def learn_round(
     for epoch in track(range(config.signal_epochs), "the retriever learns from the round"):
         sums = defaultdict(float)
         for group in _shuffled(memory, config, epoch):
-            queries = sum(len(measured.query) for measured in group)
-            for name, value in _accumulate(model, group, config).items():
+            tally = _accumulate(model, group, config, parallel)
+            queries = int(tally.pop("queries"))
+            for name, value in tally.items():
                 sums[name] += value
-            optimizer.scale_gradients(config.retriever_loss_weight / queries)
+            scale = config.retriever_loss_weight * parallel.gradient_factor / queries
+            optimizer.scale_gradients(scale)
             norm = optimizer.clip_gradients()
             if math.isfinite(norm):
                 optimizer.update(done)
                 sums["grad_norm_retriever"] += norm * queries
             else:
-                skipped += [id for measured in group for id in measured.ids]
+                ids = (id for measured in group if measured for id in measured.ids)
+                skipped += distributed.in_order_of_ranks(ids)
             optimizer.drop_gradients()
             sums["queries"] += queries
             done += 1
@@ -118,21 +159,41 @@ def learn_round(
 
 
 def _accumulate(
-    model: Trainable, group: list[Measured], config: TrainingConfig
+    model: Trainable,
+    group: Sequence[Measured | None],
+    config: TrainingConfig,
+    parallel: Parallel,
 ) -> dict[str, float]:
-    """Add the gradient of the summed loss; return what is logged, as sums over queries."""
+    """Add the gradient of the summed loss; return sums over the queries of all processes."""
+    own = [measured for measured in group if measured is not None]
     sums: dict[str, float] = defaultdict(float)
-    for measured in group:
-        with autocast(model.retriever, config):
-            total, metrics = model.retriever_loss(measured)
-        torch.autograd.backward(total)
-        sums["retriever_loss"] += total.item()
-        for name, value in metrics.items():
+    for number, measured in enumerate(own or [None], 1):
+        work = partial(_scored, model, measured, config)
+        loss, metrics = parallel.backward(("retriever",), work, last=number == max(len(own), 1))
+        sums["queries"] += len(measured.query) if measured else 0
+        for name, value in {**metrics, "retriever_loss": loss}.items():
             sums[name] += value
-    return sums
+    total: dict[str, float] = defaultdict(float)
+    for part in distributed.gather_json(sums):
+        for name, value in part.items():
+            total[name] += value
+    return total
 
 
-def _shuffled(memory: SignalMemory, config: TrainingConfig, epoch: int) -> list[list[Measured]]:
+def _scored(
+    model: Trainable, measured: Measured | None, config: TrainingConfig
+) -> tuple[Tensor, tuple[float, dict[str, float]]]:
+    """Return the summed loss; then its value and what is logged. Nothing: a loss of 0."""
+    if measured is None:
+        return torch.zeros((), device=next(model.retriever.parameters()).device), (0.0, {})
+    with autocast(model.retriever, config):
+        total, metrics = model.retriever_loss(measured)
+    return total, (total.item(), metrics)
+
+
+def _shuffled(
+    memory: SignalMemory, config: TrainingConfig, epoch: int
+) -> list[list[Measured | None]]:
     """Return the micro-batches in groups of ``signal_batches``, in the order of this pass."""
     order = np.random.default_rng((config.seed, memory.rounds, epoch)).permutation(
         len(memory.gathered)
@@ -144,8 +205,3 @@ def _shuffled(memory: SignalMemory, config: TrainingConfig, epoch: int) -> list[
 
 def _passage_facts(passage: Passage) -> dict[str, str]:
     return {name: getattr(passage, name) for name in ("id", "text", "title", "section")}
-
-
-def _signal_tensors(signals: ReaderSignals) -> dict[str, Tensor]:
-    values = {entry.name: getattr(signals, entry.name) for entry in fields(signals)}
-    return {name: value for name, value in values.items() if value is not None}
