@@ -18,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.launched import Place, launched
@@ -88,11 +90,11 @@ def process_group(
         torch.cuda.set_device(place.local_rank)
     limit = datetime.timedelta(seconds=timeout)
     place.export()
-    store, rank, size = next(dist.rendezvous("env://", place.rank, place.size, timeout=limit))
+    store, rank, size = next(rendezvous("env://", place.rank, place.size, timeout=limit))
     store.set_timeout(limit)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.PrefixStore("process_group", store),
+        store=PrefixStore("process_group", store),
         rank=rank,
         world_size=size,
         timeout=limit,
@@ -100,7 +102,7 @@ def process_group(
     try:
         yield world()
     except Exception as error:
-        first = _first_cause(dist.PrefixStore("failure", store), place, error)
+        first = _first_cause(PrefixStore("failure", store), place, error)
         if first is None:
             raise
         raise OtherProcessFailed(first) from error
@@ -115,20 +117,21 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
     lost = _is_lost_connection(error)
     said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     own = json.dumps([place.rank, None if lost else said])
+    first: str | None
     try:
         store.set_timeout(datetime.timedelta(seconds=5))
-        rank, said = json.loads(store.compare_set("first", "", own))
+        rank, first = json.loads(store.compare_set("first", "", own))
     except (RuntimeError, ValueError):  # the process that kept the store has gone
-        rank, said = place.rank, None
+        rank, first = place.rank, None
     if not lost and rank == place.rank:
         return None
-    if said is None:
+    if first is None:
         return (
             f"process {place.rank} of {place.size}: another process of the run has gone without a "
             "word (killed, or out of memory?), so this one stops too. What it saw: "
             f"{_briefly(error)}"
         )
-    return f"process {place.rank} of {place.size} stops: process {rank} failed with {said}"
+    return f"process {place.rank} of {place.size} stops: process {rank} failed with {first}"
 
 
 def _briefly(error: Exception) -> str:

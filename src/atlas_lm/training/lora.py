@@ -79,7 +79,7 @@ def add_lora(half: nn.Module, config: LoRAConfig, *, name: str, seed: int = 0) -
         model.train(training)
 
 
-def _stock_models(half: nn.Module) -> Iterator[Any]:
+def _stock_models(half: Any) -> Iterator[Any]:
     """Yield the stock models of a half that learn."""
     towers = getattr(half, "towers", None)
     models = [half.model] if towers is None else list(towers.values())
