@@ -179,6 +179,14 @@ def test_given_passages_and_closed_book_for_every_task(tiny, reader, files, caps
         assert "rouge_l" in said(capsys, "evaluate", "--reader", reader, *words)
 
 
+def test_the_leak_rate_of_a_guarded_pretext_task_is_printed(tiny, reader, capsys):
+    data = ("--index", tiny.index, "--data", tiny.world / "passages.jsonl", "--task", "lm")
+    words = evaluate(tiny, reader, *data, "--limit", 8, "--n-context", 4, "--recall-at", "4")
+    assert "leaked" not in said(capsys, *words)
+    found = said(capsys, *words, "--set", "task.pretext.overlap=1")
+    assert found["leaked"]["n"] == 8
+
+
 def test_answers_are_held_to_a_file(tiny, reader, files, capsys):
     allowed = files / "allowed.txt"
     allowed.write_text("true\nfalse\n")

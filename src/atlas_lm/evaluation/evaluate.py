@@ -106,9 +106,11 @@ def record_answers(
             example,
             answer,
             passages,
-            _metrics(example, answer, passages, depths),
+            {**_metrics(example, answer, passages, depths), **leak},
         )
-        for example, answer, passages in zip(examples, answers, ranked, strict=True)
+        for example, answer, passages, leak in zip(
+            examples, answers, ranked, _leaks(examples, retrieved), strict=True
+        )
     )
 
 
@@ -191,6 +193,20 @@ def _metrics(
     answered = answer_metrics(example, answer)
     found = retrieval_metrics(example, passages, depths)
     return {**answered, **found, **kilt_scores(answered, found)}
+
+
+def _leaks(
+    examples: Sequence[Example], retrieved: Retrieved | Sequence[Retrieved] | None
+) -> list[dict[str, float]]:
+    """Return ``leaked`` of each guarded example: whether passages were replaced for it."""
+    batches = [retrieved] if isinstance(retrieved, Retrieved) else retrieved or []
+    flags = [
+        flag for batch in batches for flag in batch.leaked or [None] * len(batch.passages)
+    ] or [None] * len(examples)
+    return [
+        {} if flag is None or example.overlap is None else {"leaked": float(flag)}
+        for example, flag in zip(examples, flags, strict=True)
+    ]
 
 
 def _names(records: Sequence[AnswerRecord]) -> list[str]:
