@@ -50,8 +50,8 @@ def toy_step(config: RunConfig, device: str, scratch: Path) -> GradientReport:
     examples = training_examples(config, atlas.config.task)
     training = _toy(config.training)
     _open_small_index(atlas, config, scratch)
-    examples = [examples[row] for row in range(min(len(examples), QUESTIONS))]
-    state = new_state(atlas, examples, training)
+    asked = [examples[row] for row in range(min(len(examples), QUESTIONS))]
+    state = new_state(atlas, asked, training)
     step = training.reader.warmup_steps
     return probe_update(atlas, state.batches.take(1), state.optimizers, training, step=step)
 

@@ -152,7 +152,7 @@ def _from_checkpoint(path: Path) -> Opened:
     facts = json.loads((path / "state.json").read_text("utf-8"))
     config = structure(facts["config"], RunConfig, place=f"{path}/state.json")
     atlas = open_halves(config)
-    modules = {"reader": atlas.reader, "retriever": atlas.retriever}
+    modules: dict[str, Any] = {"reader": atlas.reader, "retriever": atlas.retriever}
     load_model(path, {name: module for name, module in modules.items() if module is not None})
     return Opened(atlas=atlas, config=config, step=facts["step"], run=path.parent.parent)
 

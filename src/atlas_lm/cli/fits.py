@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -106,7 +106,7 @@ def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanR
         accumulation_steps=training.accumulation_steps,
         query_tokens=min(QUERY_TOKENS, (retriever and retriever.longest) or QUERY_TOKENS),
         passage_tokens=min(getattr(atlas.reader.settings, "text_maxlength", 512), PASSAGE_TOKENS),
-        objective="none" if frozen or retriever is None else config.objective.name,
+        objective=cast(Any, "none" if frozen or retriever is None else config.objective.name),
         query_side=config.staleness.query_side,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing_reader,
@@ -121,7 +121,7 @@ def _guess(atlas: Atlas, config: RunConfig) -> float:
     described = _network(atlas.reader).config
     width, vocabulary = int(described.hidden_size), int(described.vocab_size)
     layers = int(described.num_hidden_layers) * (2 if described.is_encoder_decoder else 1)
-    length = getattr(atlas.reader.settings, "text_maxlength", 512)
+    length = int(getattr(atlas.reader.settings, "text_maxlength", 512))
     passages = training.bsz * max(context.n_context, context.retriever_n_context, 1)
     heads = int(described.num_attention_heads)
     states = passages * length * layers * (40.0 * width + 3.0 * heads * length)

@@ -244,7 +244,7 @@ def passages_move(config: RunConfig) -> bool:
     return not frozen and not config.staleness.query_side
 
 
-def _evaluate(atlas: Atlas, validation: list[Example]) -> dict[str, float]:
+def _evaluate(atlas: Atlas, validation: Sequence[Example]) -> dict[str, float]:
     return measure(atlas, validation, ks=(1, 5, 20, 100)).metrics.means()
 
 

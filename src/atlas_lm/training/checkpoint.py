@@ -224,15 +224,15 @@ class Checkpoints:
             except DamagedError as error:
                 damaged[path] = error
                 continue
-            for bad, error in damaged.items():
-                warn(f"{error}; the checkpoint is set aside and {path.name} is taken instead")
+            for bad, reason in damaged.items():
+                warn(f"{reason}; the checkpoint is set aside and {path.name} is taken instead")
                 os.replace(bad, _free_name(bad.with_name(f"damaged-{bad.name}")))
             return path, facts
-        newest, error = next(iter(damaged.items()))
+        newest, reason = next(iter(damaged.items()))
         raise DamagedError(
-            f"{error}; no checkpoint before {newest.name} is whole either: train anew in another "
+            f"{reason}; no checkpoint before {newest.name} is whole either: train anew in another "
             "directory"
-        ) from error
+        ) from reason
 
     def _note_index(self, state: TrainState, path: Path, digests: Mapping[str, str]) -> None:
         """Remember the file of the index's vectors: the next checkpoint may link it."""

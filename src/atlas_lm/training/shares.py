@@ -14,9 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from atlas_lm.runtime import distributed
 
@@ -31,14 +36,14 @@ def write_shares(tensors: Mapping[str, Tensor], path: Path) -> None:
     """
     writer = HuggingFaceStorageWriter(path=str(path), save_distributed=True)
     with _quiet():
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=not distributed.is_started())
+        save(dict(tensors), storage_writer=writer, no_dist=not distributed.is_started())
 
 
 def read_shares(targets: Mapping[str, Tensor], path: Path) -> None:
     """Fill ``targets``, each whole or in whatever shares, from ``path``. Collective."""
     reader = HuggingFaceStorageReader(path=str(path))
     with _quiet():
-        dcp.load(dict(targets), storage_reader=reader, no_dist=not distributed.is_started())
+        load(dict(targets), storage_reader=reader, no_dist=not distributed.is_started())
 
 
 def shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -47,7 +52,7 @@ def shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {
         name: (entry.size, entry.properties.dtype)
         for name, entry in described.items()
-        if hasattr(entry, "size")
+        if isinstance(entry, TensorStorageMetadata)
     }
 
 
