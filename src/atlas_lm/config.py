@@ -103,6 +103,12 @@ class RunConfig:
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
+        if self.objective.pool_candidates and self.training.signal_round > 1:
+            raise InputError(
+                "objective.pool_candidates=true pools the queries of one step, and "
+                f"training.signal_round={self.training.signal_round} gathers several; "
+                "leave one of them out"
+            )
         if self.context.passages_from == "none" and self.retriever.path:
             raise InputError(
                 f"retriever.path={self.retriever.path!r} has no effect with "

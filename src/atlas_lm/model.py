@@ -17,6 +17,7 @@ from atlas_lm.index import Index, open_index
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.sharded import open_sharded
 from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.objectives.pooled import foreign, widened_score, widened_signals
 from atlas_lm.passages.filters import Filter
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader import open_reader
@@ -28,6 +29,7 @@ from atlas_lm.retrieve import (
     retrieve,
 )
 from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
 from atlas_lm.runtime.phases import Phases, untimed
@@ -42,6 +44,7 @@ from atlas_lm.types import (
     Measured,
     Passage,
     Reader,
+    ReaderSignals,
     Retrieved,
     TokenLoss,
 )
@@ -128,6 +131,9 @@ class Atlas:
         context = self.config.context
         topk = context.retriever_n_context if train_retriever else context.n_context
         rows = self.retrieve(Batch(()), topk).rows
+        if train_retriever and self.config.objective.pool_candidates:
+            distributed.gather(torch.zeros((0, self.trained_retriever.dim), device=rows.device))
+            distributed.in_order_of_ranks(())
         return Losses(TokenLoss(torch.zeros((), device=self.reader.device), 0), None, 0, rows=rows)
 
     def measure(self, batch: Batch, *, phases: Phases = untimed) -> Losses:
@@ -158,8 +164,28 @@ class Atlas:
     def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
         """Return the objective's loss and diagnostics, summed over queries; fresh encoders."""
         retriever_score = self.trained_retriever.score(measured.query, measured.passages)
-        loss = self.objective.loss(retriever_score, measured.signals).sum()
-        return loss, self.objective.diagnostics(retriever_score.detach(), measured.signals)
+        signals = measured.signals
+        if self.config.objective.pool_candidates:
+            retriever_score, signals = self._with_pool(retriever_score, measured)
+        loss = self.objective.loss(retriever_score, signals).sum()
+        return loss, self.objective.diagnostics(retriever_score.detach(), signals)
+
+    def _with_pool(
+        self, retriever_score: Tensor, measured: Measured
+    ) -> tuple[Tensor, ReaderSignals]:
+        """Return scores and signals over the passages of all queries of all processes too."""
+        retriever = self.trained_retriever
+        found = [passage for row in measured.passages for passage in row]
+        with torch.no_grad():
+            passage_emb = retriever.embed_passages(found)
+        pool = torch.cat(distributed.gather(passage_emb))
+        ids = distributed.in_order_of_ranks(passage.id for passage in found)
+        pool_score = retriever.embed_queries(measured.query) @ pool.T
+        if retriever.settings.similarity != "cosine":
+            pool_score = pool_score / retriever.dim**0.5
+        own = [[passage.id for passage in row] for row in measured.passages]
+        wide = widened_score(retriever_score, pool_score, foreign(own, ids))
+        return wide, widened_signals(measured.signals, len(ids))
 
     def retrieve(
         self,

@@ -26,6 +26,7 @@ def test_the_options_are_these():
         "kl_reduction": "sum",
         "emdr2_marginal": "sequence",
         "adist_normaliser": "none",
+        "pool_candidates": False,
     }
     assert tuple(OBJECTIVES) == OBJECTIVE_NAMES == ("pdist", "loop", "adist", "emdr2")
 
@@ -57,6 +58,7 @@ def test_names_and_aliases(name, kind):
         ({"kl_reduction": "batchmean"}, ["kl_reduction='batchmean'", "sum, mean"]),
         ({"emdr2_marginal": "word"}, ["emdr2_marginal='word'", "sequence, token"]),
         ({"likelihood_floor": 0.0}, ["likelihood_floor=0.0", "positive"]),
+        ({"pool_candidates": True, "likelihood_floor": 4.0}, ["pool_candidates", "floor"]),
         ({"adist_normaliser": "256"}, ["adist_normaliser='256'", "none, reference"]),
     ],
 )

@@ -143,6 +143,14 @@ CASES: dict[str, tuple[dict, dict]] = {
         {"objective": "pdist", "tied": False},
         {"bsz": 12, "accumulation_steps": 1},
     ),
+    "candidates pooled": (
+        {"objective": "pdist", "pool_candidates": True},
+        {"bsz": 12, "accumulation_steps": 1},
+    ),
+    "candidates pooled, fewer queries than processes": (
+        {"objective": "adist", "pool_candidates": True},
+        {"bsz": 2, "accumulation_steps": 1},
+    ),
     "fewer queries than processes": (
         {"objective": "emdr2"},
         {"bsz": 1, "accumulation_steps": 2},

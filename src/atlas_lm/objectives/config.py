@@ -42,6 +42,9 @@ class ObjectiveConfig:
     with its log-likelihood per token divided by temperature_gold: long targets weigh no more."""
     adist_normaliser: Literal["none", "reference"] = "none"
     """Use the attention mass as it is, or on the scale of the original code."""
+    pool_candidates: bool = False
+    """Score every query against the passages of all queries of its micro-batch, on all processes;
+    those that are not its own count as useless, and get no gradient from it."""
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVE_NAMES and self.objective not in ALIASES:
@@ -58,6 +61,15 @@ class ObjectiveConfig:
             raise InputError(
                 f"objective.likelihood_floor={self.likelihood_floor}: give a positive number of "
                 "nats, such as 4, or leave it out"
+            )
+        if self.pool_candidates and (
+            self.likelihood_floor is not None
+            or self.kl_reduction != "sum"
+            or self.emdr2_marginal == "token"
+        ):
+            raise InputError(
+                "objective.pool_candidates=true cannot be combined with likelihood_floor, "
+                'kl_reduction="mean" or emdr2_marginal="token"; leave one of them out'
             )
         _check_choice("kl_reduction", self.kl_reduction, ("sum", "mean"))
         _check_choice("emdr2_marginal", self.emdr2_marginal, ("sequence", "token", "mean"))
