@@ -115,9 +115,11 @@ def test_stages_follow_one_another_and_a_stopped_run_goes_on_where_it_was(
 
 
 def test_the_recipe_is_a_curriculum_that_copies_before_it_answers():
-    config = load_recipe(find_recipe("atlas_nano"), [], NanoConfig)
-    assert [stage.data for stage in config.stages] == ["lookups", "lookups", "clozes", "questions"]
-    assert 4000 <= config.reader.vocab_size <= 8192
+    for name in ("atlas_nano", "atlas_nano_gpu"):
+        config = load_recipe(find_recipe(name), [], NanoConfig)
+        asked = [stage.data for stage in config.stages]
+        assert asked == ["lookups", "lookups", "lookups", "clozes", "questions"]
+        assert 4000 <= config.reader.vocab_size <= 8192
 
 
 @pytest.mark.parametrize(
