@@ -17,7 +17,7 @@ from atlas_lm.reader.fid import FiDReader
 from atlas_lm.retrieve import ContextConfig
 from atlas_lm.runtime import distributed
 from atlas_lm.training import Batches, OptimConfig, TrainingConfig, make_optimizers, update
-from atlas_lm.types import Example, Passage
+from atlas_lm.types import Example, Passage, TokenLoss
 
 WORDS = [f"w{number}" for number in range(60)]
 OPTIM = OptimConfig(lr=3e-3, max_grad_norm=0.0)
@@ -118,7 +118,7 @@ def updates(
         train_retriever = step >= cfg.freeze_retriever_steps
         done = update(atlas, batches, optimizers, cfg, step=step, train_retriever=train_retriever)
         timeless = {n: v for n, v in done.metrics.items() if "per_second" not in n}
-        metrics.append({**timeless, "skipped": float(len(done.skipped))})
+        metrics.append({**timeless, "skipped": float(bool(done.skipped))})
     return seen, metrics
 
 
@@ -159,6 +159,7 @@ CASES: dict[str, tuple[dict, dict]] = {
         {"objective": "pdist"},
         {"freeze_retriever_steps": 1, "retriever": OPTIM},
     ),
+    "a poisoned example": ({"objective": "pdist"}, {"total_steps": 3}),
     "recomputed activations": (
         {"objective": "pdist"},
         {"gradient_checkpointing_reader": True},
@@ -172,10 +173,27 @@ def case(name: str, parallel: str = "ddp"):
     atlas = tiny_atlas(**options)
     if values.get("gradient_checkpointing_reader"):
         atlas.reader.enable_gradient_checkpointing()
-    found = updates(atlas, training(**values, parallel=parallel))
+    cfg = training(**values, parallel=parallel)
+    if name == "a poisoned example":
+        poison(atlas, next(Batches(questions(), cfg.bsz, cfg.seed)).ids[0])
+    found = updates(atlas, cfg)
     sharded = parallel == "fsdp" and distributed.is_started()
     assert distributed.is_sharded(next(atlas.reader.parameters())) == sharded
     return found
+
+
+def poison(atlas: Atlas, guilty: str) -> None:
+    """Let the reader's loss on an example be no number."""
+    losses = atlas.losses
+
+    def poisoned(batch, **options):
+        given = losses(batch, **options)
+        if guilty not in batch.ids:
+            return given
+        reader = TokenLoss(given.reader.total * torch.nan, given.reader.tokens)
+        return replace(given, reader=reader)
+
+    atlas.losses = poisoned
 
 
 def cases(rank: int, size: int, directory: Path, names: tuple[str, ...], parallel: str):

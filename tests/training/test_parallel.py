@@ -33,22 +33,33 @@ def same(found, expected):
             assert one[name] == pytest.approx(value, rel=rel, abs=1e-5), (step, name)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_replicated_processes_do_what_one_does(tmp_path, size):
-    results = run_processes(cases, size, tmp_path, tuple(CASES), "ddp")
-    for name in CASES:
+OBJECTIVES = ("pdist", "loop", "adist", "emdr2")
+UNEVEN = ("fewer queries than processes", "candidates pooled, fewer queries than processes")
+
+
+@pytest.mark.parametrize(("size", "names"), [(2, tuple(CASES)), (3, OBJECTIVES + UNEVEN)])
+def test_replicated_processes_do_what_one_does(tmp_path, size, names):
+    results = run_processes(cases, size, tmp_path, names, "ddp")
+    for name in names:
         expected = case(name)
         for result in results:
             same(result[name], expected)
 
 
-SHARDED = ("pdist", "loop", "adist", "emdr2", "untied, one batch", "recomputed activations")
+SHARDED = (
+    *OBJECTIVES,
+    "untied, one batch",
+    "candidates pooled",
+    "the retriever frozen at first",
+    "a poisoned example",
+    "recomputed activations",
+)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_sharded_processes_do_what_one_does(tmp_path, size):
-    results = run_processes(cases, size, tmp_path, SHARDED, "fsdp")
-    for name in SHARDED:
+@pytest.mark.parametrize(("size", "names"), [(2, SHARDED), (3, OBJECTIVES)])
+def test_sharded_processes_do_what_one_does(tmp_path, size, names):
+    results = run_processes(cases, size, tmp_path, names, "fsdp")
+    for name in names:
         expected = case(name)
         for result in results:
             same(result[name], expected)

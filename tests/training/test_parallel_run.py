@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,6 +102,24 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe, alone, tmp_path)
         (out / late).rename(tmp_path / late.replace("/", "-"))
     assert main([*arguments, "--resume"]) == 0
     assert_same_run(out, alone)
+
+
+def test_torchrun_starts_it(recipe, tmp_path):
+    """The very command of the documentation, for two steps."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "atlas_lm", "train", str(recipe), "--out", str(tmp_path / "run"), "--json"]
+    done = subprocess.run(
+        [*command, "training.total_steps=2", "training.save_every=0"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"]
+    assert len(losses(tmp_path / "run")) == 2
+    assert "2 processes" in done.stderr
+    assert "Warning" not in done.stderr
 
 
 @pytest.mark.parametrize("phase", list(PLACES))
