@@ -110,6 +110,7 @@ def test_anything_trained_can_be_exported(trained, tmp_path, capsys, source):
     assert yaml.safe_load(front)["license"] == "apache-2.0"
     assert "# export" in card
     assert str(trained) not in card
+    assert "pytest-of" not in card
     if source != "model":
         assert "held-out questions" in card
     AutoModelForSeq2SeqLM.from_pretrained(out / "reader")

@@ -191,3 +191,34 @@ def test_saving_does_not_disturb_the_run(tmp_path):
     often = run(tmp_path / "often", config(save_every=1, keep_last=1))
     for name, tensor in all_tensors(rarely.state).items():
         assert torch.equal(tensor, all_tensors(often.state)[name]), name
+
+
+def test_saving_in_the_background_writes_the_very_same(tmp_path):
+    waited = run(tmp_path / "waited", config(save_every=1, keep_last=9))
+    beside = run(tmp_path / "beside", config(save_every=1, keep_last=9, save_in_background=True))
+    assert len(list((tmp_path / "beside").iterdir())) == 8
+    for path in (tmp_path / "waited").iterdir():
+        facts = [
+            json.loads((tmp_path / which / path.name / "state.json").read_text())
+            for which in ("waited", "beside")
+        ]
+        assert facts[0] == facts[1], path.name
+    for name, tensor in all_tensors(waited.state).items():
+        assert torch.equal(tensor, all_tensors(beside.state)[name]), name
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    whole = checkpoint_module.save_file
+
+    def full(tensors, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    checkpoints.save(state_at(1), wait=False)
+    with pytest.raises(InputError, match="step-00000001: the disk is full"):
+        checkpoints.finish()
+    monkeypatch.setattr(checkpoint_module, "save_file", whole)
+    checkpoints.save(state_at(2), wait=False)
+    checkpoints.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]

@@ -168,6 +168,7 @@ def test_the_options_are_these():
         "log_every",
         "evaluate_every",
         "save_every",
+        "save_in_background",
         "keep_last",
         "best_metric",
         "gradient_checkpointing_reader",

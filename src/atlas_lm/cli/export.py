@@ -126,12 +126,12 @@ def card_facts(opened: Opened, *, name: str, licence: str) -> CardFacts:
         name=name,
         title=config.title if config else "",
         reader={
-            "path": config.reader.path if config else "",
+            "path": _origin(config.reader.path) if config else "",
             "kind": "Fusion-in-Decoder" if atlas.reader.settings.kind == "fid" else "causal LM",
             "parameters": _count(atlas.reader),
         },
         retriever={
-            "path": config.retriever.path if config else "",
+            "path": _origin(config.retriever.path) if config else "",
             "kind": "tied bi-encoder" if retriever.tied else "untied bi-encoder",
             "parameters": _count(retriever),
         }
@@ -176,6 +176,12 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
         for name, value in row.items()
         if name.startswith(_MEASURED) and isinstance(value, float) and math.isfinite(value)
     }
+
+
+def _origin(path: str) -> str:
+    """Return where a half came from: a Hub id or package as it is, a directory by its name."""
+    local = path.startswith((".", "/", "~")) or Path(path).exists()
+    return Path(path).name if local else path
 
 
 def _count(module: Any) -> int:

@@ -7,7 +7,14 @@ from typing import Any
 
 from atlas_lm.runtime.logs import warn
 
-MAY_CHANGE = ("log_every", "evaluate_every", "save_every", "keep_last", "best_metric")
+MAY_CHANGE = (
+    "log_every",
+    "evaluate_every",
+    "save_every",
+    "keep_last",
+    "best_metric",
+    "save_in_background",
+)
 """Options of ``training`` that decide nothing about the weights."""
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
 
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
@@ -29,6 +29,7 @@ from atlas_lm.training import shares
 from atlas_lm.training.changes import warn_of_changes
 from atlas_lm.training.checkpoint_files import (
     FORMAT_VERSION,
+    Snapshot,
     contiguous,
     full_disk_explained,
     link,
@@ -54,6 +55,8 @@ class Checkpoints:
         self.config = dict(config or {})
         self.keep_last = keep_last
         self._index_file: tuple[int, Path, str] | None = None
+        self._writer: threading.Thread | None = None
+        self._failure: Exception | None = None
         if not distributed.world().is_main:
             return
         for leftover in self.path.glob(".step-*"):
@@ -100,25 +103,63 @@ class Checkpoints:
                 "resume it with --resume, or choose another directory"
             )
 
-    def save(self, state: TrainState) -> Path:
+    def save(self, state: TrainState, *, wait: bool = True) -> Path:
         """Write the state; only when it is whole are older checkpoints removed.
 
         Collective: process 0 receives what the others hold, and writes.
 
+        Args:
+            state: What is saved: as it is now, whatever becomes of it.
+            wait: Return when the checkpoint is whole. Else a thread writes a copy of the state;
+                `finish` waits for it, and so does the next save. Several processes always wait.
+
         Raises:
-            InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
+            InputError: the disk is full, or was when the last save was not waited for. Nothing
+                half-written is left, older checkpoints stay.
         """
+        self.finish()
         path = self.path / _name(state.step)
         sharded = self._write_shares(state, path) if state.is_sharded else None
-        files, facts = state.tensors(whole=sharded is None), state.facts()
+        snapshot = Snapshot(
+            state.tensors(whole=sharded is None),
+            state.facts(),
+            state.freshness.version,
+            _name(state.best.step) if state.best else "",
+        )
+        if not wait and distributed.world().size == 1:
+            self._begin(path, snapshot.copy(keep=self._linkable_index(snapshot)))
+            return path
         error: Exception | None = None
         if distributed.world().is_main:
             try:
-                self._write(path, files, facts, state, sharded)
+                self._write(path, snapshot, sharded)
             except Exception as failure:
                 error = failure
         distributed.agree(error)
         return path
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is being written.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _begin(self, path: Path, snapshot: Snapshot) -> None:
+        def write() -> None:
+            try:
+                self._write(path, snapshot, None)
+            except Exception as failure:
+                self._failure = failure
+
+        self._writer = threading.Thread(target=write, name=f"saving {path.name}")
+        self._writer.start()
 
     def _write_shares(self, state: TrainState, path: Path) -> Path:
         """Write what is sharded into a directory that no reader looks at. Collective."""
@@ -139,15 +180,9 @@ class Checkpoints:
             raise
         return directory
 
-    def _write(
-        self,
-        path: Path,
-        files: Mapping[str, Mapping[str, Tensor]],
-        state_facts: Mapping[str, Any],
-        state: TrainState,
-        sharded: Path | None,
-    ) -> None:
-        linked = self._linkable_index(state)
+    def _write(self, path: Path, snapshot: Snapshot, sharded: Path | None) -> None:
+        files = snapshot.files
+        linked = self._linkable_index(snapshot)
         needed = sum(
             tensor.nbytes
             for name, tensors in files.items()
@@ -170,12 +205,12 @@ class Checkpoints:
                 known = {linked.name: self._index_file[2]} if linked and self._index_file else {}
                 facts = {
                     "format_version": FORMAT_VERSION,
-                    **state_facts,
+                    **snapshot.facts,
                     "config": self.config,
                 }
                 digests = write_facts(temporary, facts, known)
-        self._note_index(state, path, digests)
-        self._remove_old(state)
+        self._note_index(snapshot.version, path, digests)
+        self._remove_old(snapshot.best)
 
     def load(self, state: TrainState, path: str | Path | None = None) -> Path:
         """Make ``state`` the one saved at ``path``, or the newest; return where it came from.
@@ -195,7 +230,7 @@ class Checkpoints:
         tensors = read_tensors(path, facts, state)
         warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
-        self._note_index(state, path, facts["checksums"])
+        self._note_index(state.freshness.version, path, facts["checksums"])
         return path
 
     def _agreed_newest(self) -> tuple[Path, dict[str, Any]]:
@@ -234,21 +269,20 @@ class Checkpoints:
             "directory"
         ) from reason
 
-    def _note_index(self, state: TrainState, path: Path, digests: Mapping[str, str]) -> None:
+    def _note_index(self, version: int, path: Path, digests: Mapping[str, str]) -> None:
         """Remember the file of the index's vectors: the next checkpoint may link it."""
         if (name := "index.safetensors") in digests:
-            self._index_file = (state.freshness.version, path / name, digests[name])
+            self._index_file = (version, path / name, digests[name])
 
-    def _linkable_index(self, state: TrainState) -> Path | None:
+    def _linkable_index(self, snapshot: Snapshot) -> Path | None:
         """Return an index file written earlier with these very vectors: big files are linked."""
-        if self._index_file is None or self._index_file[0] != state.freshness.version:
+        if self._index_file is None or self._index_file[0] != snapshot.version:
             return None
         return self._index_file[1] if self._index_file[1].is_file() else None
 
-    def _remove_old(self, state: TrainState) -> None:
-        best = state.best.step if state.best else None
+    def _remove_old(self, best: str) -> None:
         for old in self.all()[: -self.keep_last]:
-            if best is not None and old.name == _name(best):
+            if old.name == best:
                 continue
             hidden = old.with_name(f".{old.name}.old")
             os.replace(old, hidden)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,32 @@ from atlas_lm.training.intact import read_facts
 from atlas_lm.training.state import TrainState, load_weights, part_of
 
 FORMAT_VERSION = 3
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of a state."""
+
+    files: Mapping[str, Mapping[str, Tensor]]
+    facts: Mapping[str, Any]
+    version: int
+    """Of the index's vectors."""
+    best: str
+    """Name of the checkpoint that is never removed; empty for none."""
+
+    def copy(self, *, keep: Path | None) -> Snapshot:
+        """Return a copy that training does not change, on the CPU.
+
+        Vectors of the index that lie in the file ``keep`` are not copied.
+        """
+        files = {
+            name: tensors
+            if name == "index" and keep
+            else {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+            for name, tensors in self.files.items()
+        }
+        facts = json.loads(json.dumps(self.facts))
+        return Snapshot(files, facts, self.version, self.best)
 
 
 def load_model(path: str | Path, halves: Mapping[str, nn.Module]) -> dict[str, Any]:

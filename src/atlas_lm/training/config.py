@@ -71,6 +71,8 @@ class TrainingConfig:
     """Steps between evaluations; 0 for one at the end only."""
     save_every: int = 0
     """Steps between checkpoints; 0 for one at the end (or when stopped) only."""
+    save_in_background: bool = False
+    """Train on while a copy of the state is written; several processes wait all the same."""
     keep_last: int = 2
     """Checkpoints kept; older ones are removed after a new one is safely written."""
     best_metric: str = ""

@@ -81,7 +81,7 @@ def train(
             run.step()
             stopping = distributed.any_process(stop.asked)
             if run.checkpoint_is_due and state.step < cfg.total_steps and not stopping:
-                run.save()
+                run.save(wait=not cfg.save_in_background)
             if after_step:
                 after_step(state.step)
         path = run.save()
@@ -132,10 +132,10 @@ class _Run:
         watch(self.monitor, done, state.step)
         self._report(done)
 
-    def save(self) -> Path:
+    def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint."""
         with self.clock("save"):
-            return self.checkpoints.save(self.state)
+            return self.checkpoints.save(self.state, wait=wait)
 
     def _report(self, done: Update) -> None:
         """Log and evaluate what is due at this step."""
