@@ -59,9 +59,9 @@ def refuse_what_cannot_fit(
     machine = machine or this_machine(out)
     device = atlas.reader.device
     memory = machine.gpu_bytes if device.type == "cuda" else machine.ram_bytes
-    if not memory or _guess(atlas, config) < PLAINLY_FITS * memory:
-        return None
     try:
+        if not memory or _guess(atlas, config) < PLAINLY_FITS * memory:
+            return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's, about models that never run
             request = plan_request(atlas, config, device)
@@ -117,7 +117,7 @@ def _guess(atlas: Atlas, config: RunConfig) -> float:
     """Return a guess of the bytes that a step needs, on the high side."""
     context, training = config.context, config.training
     modules = [_network(atlas.reader), *([atlas.retriever] if atlas.retriever else [])]
-    state = sum(16.0 * p.numel() for module in modules for p in module.parameters())
+    state: float = sum(16.0 * p.numel() for module in modules for p in module.parameters())
     described = _network(atlas.reader).config
     width, vocabulary = int(described.hidden_size), int(described.vocab_size)
     layers = int(described.num_hidden_layers) * (2 if described.is_encoder_decoder else 1)
@@ -126,7 +126,8 @@ def _guess(atlas: Atlas, config: RunConfig) -> float:
     heads = int(described.num_attention_heads)
     states = passages * length * layers * (40.0 * width + 3.0 * heads * length)
     words = 8.0 * passages * 64 * vocabulary
-    return 4 * (states + words) + state + 16.0 * _passages(config) * 1024 / 4
+    vectors = 4.0 * 1024 * _passages(config)
+    return 4 * (states + words) + state + vectors
 
 
 def _network(reader: Any) -> Any:
