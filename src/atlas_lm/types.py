@@ -248,6 +248,8 @@ class Reader(Protocol):
 
     settings: Any
     """How inputs are worded and bounded; ``settings.kind`` is "fid" or "causal"."""
+    tokenizer: Any
+    """The transformers tokenizer."""
 
     @property
     def device(self) -> torch.device:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from atlas_lm.cli import main
+from atlas_lm.cli.examples import training_examples
+from atlas_lm.config import RunConfig, load_recipe
 from atlas_lm.data.tinymodels import tiny_reader
 
 SENTINELS = [f"<extra_id_{n}>" for n in range(100)]
@@ -292,6 +294,25 @@ def test_a_pretext_task_without_passages(tiny, reader, tmp_path, capsys):
     assert "task 'mlm' makes its examples of passages; give data.passages" in refused(
         capsys, *words
     )
+
+
+def test_masking_for_a_reader_without_sentinels(tiny, tmp_path, capsys):
+    words = recipe(tiny, tiny.drawn / "reader", "--out", tmp_path / "run", "task.task=mlm", *PLAIN)
+    said = refused(capsys, *words, f"data.index={tiny.index}")
+    assert "hides spans behind <extra_id_0>, which the vocabulary of" in said
+    assert "task.pretext.sentinel" in said
+
+
+def test_few_shots_are_questions_each_in_all_its_orders(tiny, reader, files):
+    words = [
+        *(f"data.train={files}/multiple_choice.jsonl", "data.shots=3", "task.task=multiple_choice"),
+        "task.choices.train_permutations=cyclic",
+    ]
+    config = load_recipe(None, words, RunConfig)
+    examples = training_examples(config, config.task)
+    assert len(examples) == 12
+    assert len({example.id for example in examples}) == 3
+    assert len({example.query for example in examples}) == 12
 
 
 def test_a_mixture_beside_a_single_file(tiny, reader, files, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from atlas_lm.config import MixConfig, RunConfig
 from atlas_lm.index import open_index
@@ -19,12 +20,15 @@ from atlas_lm.tasks import (
     PretextTask,
     ReaderKind,
     Source,
+    Task,
     TaskConfig,
     find_task,
     make_task,
     sample_positions,
     with_wording,
 )
+from atlas_lm.tasks.pretext import MLMTask
+from atlas_lm.types import Example, Reader
 
 
 def training_examples(config: RunConfig, task: TaskConfig, kind: ReaderKind = "fid") -> Source:
@@ -49,6 +53,22 @@ def training_examples(config: RunConfig, task: TaskConfig, kind: ReaderKind = "f
     return Mixture(parts, seed=config.training.seed)
 
 
+def check_sentinels(config: RunConfig, task: TaskConfig, reader: Reader) -> None:
+    """Refuse to mask spans for a T5 reader whose vocabulary has no sentinels.
+
+    Raises:
+        InputError: as said.
+    """
+    if reader.settings.kind != "fid" or not _has(config, task, MLMTask):
+        return
+    sentinel = (task.pretext.sentinel or "<extra_id_{n}>").replace("{n}", "0")
+    if sentinel not in reader.tokenizer.get_vocab():
+        raise InputError(
+            f"task mlm hides spans behind {sentinel}, which the vocabulary of {config.reader.path} "
+            "has not; name one that it has in task.pretext.sentinel, or take task lm"
+        )
+
+
 def check_enough_passages(config: RunConfig, task: TaskConfig, findable: int) -> None:
     """Refuse a corpus that does not hold as many passages as each query is to be shown.
 
@@ -61,8 +81,7 @@ def check_enough_passages(config: RunConfig, task: TaskConfig, findable: int) ->
         InputError: as said; the message names the setting to lower.
     """
     topk = config.context.retriever_n_context
-    names = {entry.task or task.task for entry in config.data.mix} or {task.task}
-    own = int(any(issubclass(find_task(name), PretextTask) for name in names))
+    own = int(_has(config, task, PretextTask))
     if config.context.passages_from == "index" and findable < topk + own:
         besides = " besides the one that each example is made of" if own else ""
         raise InputError(
@@ -70,6 +89,12 @@ def check_enough_passages(config: RunConfig, task: TaskConfig, findable: int) ->
             f"{besides}, but only {findable} can be found; give more passages, or set "
             f"context.n_context and context.retriever_n_context to at most {max(findable - own, 0)}"
         )
+
+
+def _has(config: RunConfig, task: TaskConfig, kind: type[Any]) -> bool:
+    """Return whether a task of this kind is trained."""
+    names = {entry.task or task.task for entry in config.data.mix} or {task.task}
+    return any(issubclass(find_task(name), kind) for name in names)
 
 
 def _task(config: RunConfig, entry: MixConfig, task: TaskConfig, kind: ReaderKind) -> TaskConfig:
@@ -86,26 +111,35 @@ def _source(config: RunConfig, task: TaskConfig, entry: MixConfig) -> Source:
     made = make_task(task)
     source: Source
     if entry.path:
-        source = Examples.open(entry.path, made, variants=True)
-    elif isinstance(made, PretextTask):
+        return _rows(entry, made, config.data.shots_seed)
+    if isinstance(made, PretextTask):
         source = PassageExamples(_passages(config, task.task), made)
     else:
         where = "[[data.mix]]: path" if config.data.mix else "data.train"
         raise InputError(
             f"{where} is empty; name a file of training examples for task {task.task!r} (JSONL)"
         )
-    return _shots(source, entry, config.data.shots_seed)
+    return Chosen(source, _drawn(source, entry, config.data.shots_seed)) if entry.shots else source
 
 
-def _shots(source: Source, entry: MixConfig, seed: int) -> Source:
+def _rows(entry: MixConfig, task: Task, seed: int) -> Source:
+    """Return the examples of a file: every variant of all its rows, or of those drawn."""
+    every = Examples.open(entry.path, task, variants=True)
     if not entry.shots:
-        return source
+        return every
+    rows = len(every) // task.draws
+    drawn = _drawn(every[:rows] if task.draws > 1 else every, entry, seed)
+    return Chosen(every, [draw * rows + row for draw in range(task.draws) for row in drawn])
+
+
+def _drawn(source: Sequence[Example], entry: MixConfig, seed: int) -> list[int]:
+    """Return the positions of a source that a few-shot draw takes."""
     if entry.shots > len(source):
         raise InputError(
             f"data.shots={entry.shots}, but {entry.path or 'the corpus'} holds {len(source)} "
             "examples; set data.shots=0 to train on all of them"
         )
-    return Chosen(source, sample_positions(source, entry.shots, seed))
+    return sample_positions(source, entry.shots, seed)
 
 
 def _passages(config: RunConfig, task: str) -> PassageStore:

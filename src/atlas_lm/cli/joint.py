@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from atlas_lm.cli.examples import check_enough_passages
+from atlas_lm.cli.examples import check_enough_passages, check_sentinels
 from atlas_lm.cli.examples import training_examples as training_examples
 from atlas_lm.cli.together import build_together
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
@@ -71,6 +71,7 @@ def open_halves(config: RunConfig) -> Atlas:
             "retriever.path is empty; name an encoder, or set context.passages_from to file or none"
         )
     task = with_wording(config.task, find_task(config.task.task), reader.settings.kind)
+    check_sentinels(config, task, reader)
     return Atlas(retriever, reader, dataclasses.replace(config.model, task=task))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +154,7 @@ def untrained_reader(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, training=training)
 
 
-def with_demonstrations(atlas: Atlas, examples: list[Example], count: int = 4) -> Atlas:
+def with_demonstrations(atlas: Atlas, examples: Sequence[Example], count: int = 4) -> Atlas:
     """Return the untrained model under a few-shot prompt made of the first training questions.
 
     Without demonstrations an instruction-tuned model answers in sentences, and a "before" would
