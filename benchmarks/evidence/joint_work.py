@@ -53,7 +53,7 @@ class JointWork:
     def prompt(self, name: str, reading: str) -> dict[str, Any]:
         world = self.world
         rows = None if name == "closed" else world.ranking(name)
-        shots = world.shots(world.config(64, 0))
+        shots = world.shots(world.config(24, 0))
         found = world.answers(UNTRAINED, reading, rows, N_CONTEXT, shots)
         return measured(found, retriever=name, reading=reading)
 

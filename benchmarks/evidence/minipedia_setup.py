@@ -54,6 +54,13 @@ def add_minipedia_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, default=0, help="measure recall on the first N only")
     parser.add_argument("--data", type=Path, help="Minipedia (default: in the cache)")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="table.key=value",
+        help="of the recipe quickstart; give results of other overrides an --out of their own",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +87,7 @@ class Minipedia:
         self.out: Path = args.out
         self.split, self.set, self.questions = args.split, args.set, args.questions
         self.limit = args.limit
+        self.overrides: list[str] = args.override
         self._data: Path | None = args.data
         self._state = UNTRAINED
         self._stores: dict[str, PassageStore] = {}
@@ -132,7 +140,9 @@ class Minipedia:
             f"training.freeze_retriever_steps={plan.warm}",
             f"training.signal_round={plan.teaching}",
         ]
-        return load_recipe(find_recipe("quickstart"), [*fixed, *overrides], RunConfig)
+        return load_recipe(
+            find_recipe("quickstart"), [*fixed, *self.overrides, *overrides], RunConfig
+        )
 
     def shots(self, config: RunConfig) -> list[Example]:
         return list(training_examples(config, self.base.config.task))

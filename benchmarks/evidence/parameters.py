@@ -3,8 +3,8 @@
 python benchmarks/evidence/parameters.py --facts 250 1000 4000 --seeds 0
 
 open    A small reader learns to look up (lessons: facts of no world, passages given) and then,
-        with a small retriever, to find and read in a world of 500 facts. Its index is then that of
-        each larger world, about other facts; nothing is trained for it.
+        with a small retriever, to find and read in a world of 1,000 facts. Its index is then that
+        of each larger world, about other facts; nothing is trained for it.
 closed  Readers with one to eight times the parameters of both halves together are trained on the
         questions and answers of that very world, so many passes over all of them.
 Both are asked all questions of the world (at most 1,000 of them). The largest cell trains for
@@ -38,12 +38,18 @@ from atlas_lm.training.optim import OptimConfig
 from atlas_lm.training.update import update
 from atlas_lm.types import Example, Generation
 
-SMALL = {"dim": 32, "layers": 2, "heads": 4}
-TRAINED_ON = 500
-"""Facts of the world in which the small pair learns."""
+SMALL = {"dim": 32, "layers": 2, "heads": 8}
+TRAINED_ON = 1000
+"""Facts of the world in which the small pair learns, spread over everybody."""
 CLOSED_DIMS = {1: 40, 2: 56, 4: 80, 8: 112}
 """Width of the closed-book readers by their parameters relative to the small pair's."""
 ASKED = 1000
+JOINT = (
+    "generation.max_new_tokens=4",
+    "training.total_steps=160",
+    "staleness.refresh_schedule=10",
+)
+"""Beside the recipe ``tinyworld``."""
 BSZ = 256
 TASK = TaskConfig(query_template="{question}", target_template="{answer}")
 
@@ -59,7 +65,7 @@ def small_pair(out: Path, seed: int, steps: int) -> TinyRun:
     run = TinyRun(out / "pairs" / str(seed))
     if (run.objective("pdist") / "model").is_dir():
         return run
-    world = make_world(TRAINED_ON, seed=1000 + seed)
+    world = make_world(TRAINED_ON, seed=1000 + seed, spread=True)
     questions = world.questions()
     random.Random(seed).shuffle(questions)
     write_rows(run.world / "passages.jsonl", world.passages())
@@ -73,7 +79,7 @@ def small_pair(out: Path, seed: int, steps: int) -> TinyRun:
         Atlas(retriever, None), PassageStore.open([run.world / "passages.jsonl"]), run.index
     )
     teach_reader(run, seed, overrides=[f"training.total_steps={steps}"])
-    config = joint_config(run, seed, overrides=["generation.max_new_tokens=4"])
+    config = joint_config(run, seed, overrides=JOINT)
     test = load_examples(run.world / "test.jsonl", config.task)
     train_objective(run, config, "pdist", test)
     return run
@@ -112,7 +118,7 @@ def closed_book(out: Path, facts: int, times: int, seed: int, exposures: int) ->
     """Return what a reader of ``times`` the size remembers of a world it was trained on."""
     _, examples = asked(out, facts, seed)
     everything = load_examples(out / "worlds" / f"{facts}-{seed}" / "questions.jsonl", TASK)
-    reader = tiny_reader(words(), seed=seed, dim=CLOSED_DIMS[times], layers=2, heads=4)
+    reader = tiny_reader(words(), seed=seed, dim=CLOSED_DIMS[times], layers=2, heads=8)
     atlas = Atlas(
         None,
         reader,
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--exposures", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=2000, help="lessons of 32 of the small reader")
+    parser.add_argument("--steps", type=int, default=5000, help="lessons of 32 of the small reader")
     args = parser.parse_args()
     run_cells(cells(args), args)
 

@@ -1,7 +1,7 @@
 """A made-up world that can be made as large as one likes, over a fixed vocabulary.
 
-Two hundred people, twenty relations, things of two words ("bado fini") from a short list, so that
-more facts need more memory and not more words. An answer carries 12 bits.
+Two hundred people, twenty relations, things of three words ("badofi nikalo tuveso") from a short
+list, so that more facts need more memory and not more words. An answer carries 18 bits.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def word_lists() -> tuple[list[str], dict[str, str], list[str]]:
     return people, relations, [next(words) for _ in range(THINGS)]
 
 
-def make_world(facts: int, seed: int) -> WideWorld:
-    """Return a world of so many facts, all twenty of one person before the next.
+def make_world(facts: int, seed: int, *, spread: bool = False) -> WideWorld:
+    """Return a world of so many facts: all twenty of one person before the next, or ``spread``.
 
     Raises:
         ValueError: there are not so many.
@@ -70,6 +70,8 @@ def make_world(facts: int, seed: int) -> WideWorld:
     draw = random.Random(f"world {seed}")
     everybody = draw.sample(people, len(people))
     every = [(person, relation) for person in everybody for relation in relations]
+    if spread:
+        draw.shuffle(every)
     return WideWorld({fact: _thing(draw) for fact in every[:facts]})
 
 
@@ -101,7 +103,7 @@ def _other(draw: random.Random, asked: Fact, people: list[str], relations: list[
 
 
 def _thing(draw: random.Random) -> str:
-    return " ".join(draw.choices(word_lists()[2], k=2))
+    return " ".join(draw.choices(word_lists()[2], k=3))
 
 
 def _id(fact: Fact) -> str:
