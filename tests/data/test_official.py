@@ -56,9 +56,12 @@ def test_a_directory_of_other_files_is_left_alone(tmp_path, train):
     out = tmp_path / "out"
     made(NaturalQuestions(), [train], out)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"did not write \(notes.txt\)"):
+    with pytest.raises(InputError, match=r"did not write and would remove \(notes.txt\)"):
         made(NaturalQuestions(), [train], out, seeds=2)
     assert (out / "notes.txt").exists()
+    (out / "notes.txt").unlink()
+    with pytest.raises(InputError, match=r"prepare fever did not write and .*\(nq files\)"):
+        made(Fever(), [train], out)
 
 
 def test_shots_do_not_depend_on_the_order_and_grow(tmp_path, train):

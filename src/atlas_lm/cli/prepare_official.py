@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({"directory": str(out), **manifest})
         return 0
     console.print(_table(out, manifest))
+    notice(f"{manifest['kind']}, for --task {manifest['task']}")
     for name, reasons in manifest["left_out"].items():
         for reason, count in reasons.items():
             notice(f"left out of {name}: {count:,} ({reason})")
@@ -125,7 +126,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
 
 def _table(out: Path, manifest: Mapping[str, Any]) -> Table:
     """Return the rows of every file, the few-shot splits of a directory in one line."""
-    table = Table(title=f"{out}: {manifest['kind']} for task {manifest['task']}")
+    table = Table(title=str(out))
     table.add_column("file")
     table.add_column("rows", justify="right")
     folded: Counter[str] = Counter()

@@ -56,7 +56,7 @@ class Kilt(OfficialDataset):
     """``{id, input, output: [{answer, provenance}]}``; rows of test files have no output."""
 
     name: ClassVar[str] = "kilt"
-    task: ClassVar[str] = "kilt_NAME, by the directory's name"
+    task: ClassVar[str] = "kilt_NAME, NAME being the directory's"
     summary: ClassVar[str] = "KILT: any of its eleven data sets, each into its own directory"
     example: ClassVar[str] = (
         "atlas-lm prepare kilt nq-train-kilt.jsonl nq-dev-kilt.jsonl "

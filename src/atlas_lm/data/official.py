@@ -103,7 +103,7 @@ def prepare_official(
         "options": orjson.loads(orjson.dumps(options)),
         "inputs": [_input(source, path) for source, path in inputs],
     }
-    present = _present(out)
+    present = _present(out, dataset.name)
     if present and not force and asked.items() <= present.items() and _is_sound(out, present):
         notice(f"{out}: complete, every checksum agrees; --force makes it again")
         return present
@@ -254,7 +254,7 @@ def _packed(dataset: OfficialDataset) -> tuple[str, ...]:
     return (*dataset.suffixes, *packed, ".tar", ".tar.gz", ".zip")
 
 
-def _present(out: Path) -> dict[str, Any] | None:
+def _present(out: Path, kind: str) -> dict[str, Any] | None:
     """Return the manifest in ``out``; None where ``out`` is empty or does not exist.
 
     Raises:
@@ -271,10 +271,11 @@ def _present(out: Path) -> dict[str, Any] | None:
         for path in (sorted(out.rglob("*")) if out.is_dir() else [out])
         if path.is_file() and path.relative_to(out).as_posix() not in known
     ]
-    if strange or "inputs" not in manifest:
+    if strange or manifest.get("kind") != kind:
+        held = f"{manifest.get('kind', 'other')} files" if not strange else ", ".join(strange[:3])
         raise InputError(
-            f"{out}: holds files that prepare did not write ({', '.join(strange[:3])}) and that "
-            "would be lost; choose another directory or move them away"
+            f"{out}: holds what prepare {kind} did not write and would remove ({held}); choose "
+            "another directory or move it away"
         )
     return manifest
 

@@ -15,6 +15,7 @@ import orjson
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
+from atlas_lm.runtime.logs import notice
 
 
 class Draw:
@@ -62,7 +63,7 @@ def write_shots(
 ) -> None:
     """Write ``out/K-seedS.jsonl`` for every K and seed, drawn from ``train`` in one reading.
 
-    A K that is larger than the file is passed over.
+    A K that is larger than the file is passed over, and said so.
 
     Raises:
         InputError: it is, and ``required``.
@@ -78,6 +79,8 @@ def write_shots(
                 raise InputError(
                     f"--shots {draw.k}: {train.name} has {len(drawn)} distinct rows; ask for fewer"
                 )
+            if number % seeds == 0:
+                notice(f"no {draw.k}-shot splits: {train.name} has {len(drawn)} distinct rows")
             continue
         out.mkdir(parents=True, exist_ok=True)
         (out / f"{draw.k}-seed{number % seeds}.jsonl").write_bytes(b"".join(drawn))
