@@ -9,6 +9,7 @@ import pytest
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.tasks import TaskConfig, load_examples
 from atlas_lm.tasks.source import Chosen, Examples, Mixture, Part
+from atlas_lm.training.batches import Batches
 
 QA = TaskConfig()
 
@@ -133,3 +134,17 @@ def test_chosen_positions(tmp_path):
     few = Chosen(source, [8, 2])
     assert [example.answers for example in few] == [("8",), ("2",)]
     assert few.digest != Chosen(source, [2, 8]).digest
+
+
+def test_a_run_over_a_mixture_resumes_with_the_very_next_example(tmp_path):
+    mixed = mixture(tmp_path, ("a", 11, 2), ("b", 5, 1))
+    whole = Batches(mixed, 4, seed=3)
+    ids = [example.id for batch in whole.take(9) for example in batch.examples]
+    first = Batches(mixed, 4, seed=3)
+    first.take(4)
+    second = Batches(mixture(tmp_path, ("a", 11, 2), ("b", 5, 1)), 4, seed=3)
+    second.restore(first.state)
+    assert [e.id for batch in second.take(5) for e in batch.examples] == ids[16:]
+    other = Batches(mixture(tmp_path, ("a", 11, 2), ("b", 5, 2)), 4, seed=3)
+    with pytest.raises(InputError, match="resume"):
+        other.restore(first.state)
