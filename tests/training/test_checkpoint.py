@@ -222,3 +222,11 @@ def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(tmp_path, 
     checkpoints.save(state_at(2), wait=False)
     checkpoints.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_looking_at_a_run_does_not_disturb_its_saves(tmp_path):
+    under_way = tmp_path / ".step-00000001.abc.tmp"
+    under_way.mkdir()
+    with pytest.raises(InputError):
+        Checkpoints(tmp_path).latest()
+    assert under_way.is_dir()

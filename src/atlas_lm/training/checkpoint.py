@@ -57,10 +57,7 @@ class Checkpoints:
         self._index_file: tuple[int, Path, str] | None = None
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
-        if not distributed.world().is_main:
-            return
-        for leftover in self.path.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._swept = False
 
     def all(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
@@ -118,6 +115,7 @@ class Checkpoints:
                 half-written is left, older checkpoints stay.
         """
         self.finish()
+        self._sweep()
         path = self.path / _name(state.step)
         sharded = self._write_shares(state, path) if state.is_sharded else None
         snapshot = Snapshot(
@@ -137,6 +135,19 @@ class Checkpoints:
                 error = failure
         distributed.agree(error)
         return path
+
+    def _sweep(self) -> None:
+        """Remove what a kill has left, before the first save: only then is the run surely ours.
+
+        Collective.
+        """
+        if self._swept:
+            return
+        self._swept = True
+        if distributed.world().is_main:
+            for leftover in self.path.glob(".step-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        distributed.barrier()
 
     def finish(self) -> None:
         """Wait for a checkpoint that is being written.
