@@ -11,7 +11,16 @@ from typing import Any
 from cells import load_cell, measured
 from minipedia_setup import STARTS, UNTRAINED, Minipedia, Schedule, trainable
 from safetensors.torch import save_file
-from teacher import learn, load_signals, oracle, save_signals, teach, train_reader, untaught
+from teacher import (
+    NEEDS,
+    learn,
+    load_signals,
+    oracle,
+    save_signals,
+    teach,
+    train_reader,
+    untaught,
+)
 from tuning import Learning, choose, objective_config, run_config
 
 from atlas_lm.cli.joint import build_index, open_halves, run_joint
@@ -38,6 +47,7 @@ class JointWork:
         self.args = args
         self.world = Minipedia(args)
         self.start: str = args.start
+        self.signals = frozenset(NEEDS[name] for name in args.objectives)
 
     def retrieval(self, name: str) -> dict[str, Any]:
         world = self.world
@@ -60,7 +70,7 @@ class JointWork:
     def teacher(self, shots: int, seed: int) -> dict[str, Any]:
         world, config = self.world, self.world.config(shots, seed)
         atlas = self._model(config, UNTRAINED)
-        memory = teach(atlas, world.shots(config), config)
+        memory = teach(atlas, world.shots(config), config, self.signals)
         self._keep_reader(f"s{shots}-{seed}-{self.start}", atlas)
         save_signals(self._signals("trained", shots, seed), memory)
         return {"shots": shots, "seed": seed, **dataclasses.asdict(Schedule.of(shots))}
@@ -70,7 +80,7 @@ class JointWork:
         atlas, examples = self._model(config, UNTRAINED), self.world.shots(config)
         if prompted:
             atlas = with_demonstrations(atlas, examples)
-        memory = untaught(atlas, examples, config)
+        memory = untaught(atlas, examples, config, self.signals)
         save_signals(
             self._signals("control-prompted" if prompted else "control", shots, seed), memory
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import Cell, add_cell_arguments, load_cell, run_cells
+from cells import Cell, add_cell_arguments, load_cell, result_path, run_cells
 from minipedia_setup import add_minipedia_arguments
 from teacher import load_signals
 from tuning import OBJECTIVES, Learning, objective_config
@@ -99,6 +99,8 @@ def minipedia(args: argparse.Namespace, shots: int, seed: int, teacher: str) -> 
     before = load_cell(args.joint, f"retrieval/{on}/{args.start}")["metrics"]
     found = {}
     for name in OBJECTIVES:
+        if not result_path(args.joint, f"learn/{on}/{tag}/{teacher}-{name}").is_file():
+            continue
         objective = make_objective(objective_config(name, memory, Learning()))
         gold = torch.cat([objective.gold_score(m.signals).double() for m in memory.gathered])
         after = load_cell(args.joint, f"learn/{on}/{tag}/{teacher}-{name}")["metrics"]

@@ -23,6 +23,7 @@ from atlas_lm.evaluation import has_answer
 from atlas_lm.model import Atlas
 from atlas_lm.objectives import ObjectiveConfig
 from atlas_lm.runtime.logs import track
+from atlas_lm.runtime.modes import evaluating
 from atlas_lm.training import new_state
 from atlas_lm.training.rounds import SignalMemory, learn_round
 from atlas_lm.training.state import TrainState
@@ -34,11 +35,21 @@ EVERY_SIGNAL: frozenset[Signal] = frozenset(
 )
 
 
-class EverySignal:
-    """A `training.update.Trainable` that measures the signals of all objectives at once."""
+NEEDS: dict[str, Signal] = {
+    "pdist": "passage_log_likelihood",
+    "emdr2": "passage_log_likelihood",
+    "loop": "leave_one_out",
+    "adist": "attention_mass",
+}
+"""The signal of each objective."""
 
-    def __init__(self, atlas: Atlas) -> None:
+
+class EverySignal:
+    """A `training.update.Trainable` that measures the signals of several objectives at once."""
+
+    def __init__(self, atlas: Atlas, signals: frozenset[Signal] = EVERY_SIGNAL) -> None:
         self.atlas = atlas
+        self.signals = signals
         self.reader: Any = atlas.reader
         self.retriever: Any = atlas.retriever
 
@@ -51,25 +62,36 @@ class EverySignal:
     def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
         return self.atlas.retriever_loss(measured)
 
-    def measure(self, batch: Batch, **options: Any) -> Losses:
-        """Return what `Atlas.measure` does, with every signal."""
+    def measure(self, batch: Batch, **_: Any) -> Losses:
+        """Return what `Atlas.measure` does, with all these signals."""
         context = self.atlas.config.context
         retrieved = self.atlas.retrieve(batch, context.retriever_n_context)
-        reading = self.reader.read(
-            self.reader.collate(batch.query, retrieved.passages),
-            batch.target,
-            n_context=context.n_context,
-            measure=EVERY_SIGNAL,
-            **options,
-        )
-        measured = Measured(batch.ids, tuple(batch.query), retrieved.passages, reading.signals)
-        return Losses(reading.loss, None, len(batch), rows=retrieved.rows, measured=measured)
+        inputs = self.reader.collate(batch.query, retrieved.passages)
+        signals = every_signal(self.reader, inputs, batch, self.signals)
+        loss = self.reader.loss(inputs.first(context.n_context), batch.target)
+        measured = Measured(batch.ids, tuple(batch.query), retrieved.passages, signals)
+        return Losses(loss, None, len(batch), rows=retrieved.rows, measured=measured)
 
 
-def teach(atlas: Atlas, examples: Sequence[Example], config: RunConfig) -> SignalMemory:
-    """Train the reader in place by the recipe; return every signal of its teaching steps."""
+def every_signal(
+    reader: Any, inputs: Any, batch: Batch, signals: frozenset[Signal]
+) -> ReaderSignals:
+    """Return `Reader.signals`, by one encoding of the passages where the reader can."""
+    with torch.no_grad(), evaluating(reader):
+        reading = reader.read(inputs, batch.target, n_context=inputs.n_context, measure=signals)
+    found: ReaderSignals = reading.signals
+    return found
+
+
+def teach(
+    atlas: Atlas,
+    examples: Sequence[Example],
+    config: RunConfig,
+    signals: frozenset[Signal] = EVERY_SIGNAL,
+) -> SignalMemory:
+    """Train the reader in place by the recipe; return the signals of its teaching steps."""
     training = config.training
-    model = EverySignal(atlas)
+    model = EverySignal(atlas, signals)
     state = new_state(model, examples, training)
     memory = SignalMemory()
     for step, batch in _batches(state, training.total_steps):
@@ -95,7 +117,12 @@ def train_reader(atlas: Atlas, examples: Sequence[Example], config: RunConfig) -
         update(atlas, [batch], state.optimizers, training, step=step, train_retriever=False)
 
 
-def untaught(atlas: Atlas, examples: Sequence[Example], config: RunConfig) -> SignalMemory:
+def untaught(
+    atlas: Atlas,
+    examples: Sequence[Example],
+    config: RunConfig,
+    signals: frozenset[Signal] = EVERY_SIGNAL,
+) -> SignalMemory:
     """Return the signals of a reader that learns nothing, on what `teach` measures."""
     training = config.training
     state = new_state(atlas, examples, training)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atlas_lm.tasks import load_examples
+from atlas_lm.types import Batch, Example
 from tests.tinyworld.world import draw, open_run, train_joint
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "evidence"
@@ -83,3 +84,20 @@ def test_t_gold_is_in_units_of_the_gold_scores_spread(world):
     longer = run_config(config, Learning(epochs=3, lr_factor=2.0), 3).training
     assert longer.signal_epochs == 3
     assert longer.retriever.lr == pytest.approx(2 * config.training.retriever.lr)
+
+
+@pytest.mark.parametrize("reading", ["fused", "one_prompt"])
+def test_one_encoding_gives_a_decoders_signals(reading):
+    from teacher import EVERY_SIGNAL, every_signal
+
+    from tests.reader.causal_toys import PASSAGES, QUERY, TARGET, toy_reader
+
+    reader = toy_reader(reading=reading).train()
+    examples = [Example(q, q, t) for q, t in zip(QUERY, TARGET, strict=True)]
+    inputs = reader.collate(QUERY, PASSAGES)
+    found = every_signal(reader, inputs, Batch(tuple(examples)), EVERY_SIGNAL)
+    expected = reader.signals(inputs, TARGET, EVERY_SIGNAL)
+    for name in EVERY_SIGNAL:
+        assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-4), name
+    assert not found.attention_mass.requires_grad
+    assert reader.training
