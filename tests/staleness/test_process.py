@@ -88,6 +88,17 @@ def test_a_process_that_fails_is_replaced_by_this_one(world, tmp_path, not_start
     assert "background refresh ended with exit code 1" in capsys.readouterr().err
 
 
+def test_a_process_that_is_killed_is_replaced_by_this_one(world, tmp_path, capsys):
+    starter = launcher(world, tmp_path / "bg")
+    worker = starter.launch(job(world, starter), again=False)
+    worker._process.kill()
+    while not worker.is_done():
+        time.sleep(0.01)
+    assert torch.equal(worker.vectors(), embedded_here(world))
+    assert "background refresh ended with exit code -9" in capsys.readouterr().err
+    worker.clear()
+
+
 def test_what_was_done_is_not_done_again(world, tmp_path, not_started, monkeypatch):
     starter = launcher(world, tmp_path / "bg")
     this = job(world, starter)
