@@ -64,8 +64,8 @@ def info_nce(
 class KeyQueue:
     """The most recent keys of the momentum encoder, oldest out first (MoCo)."""
 
-    def __init__(self, size: int, dim: int) -> None:
-        self._keys = torch.zeros(size, dim)
+    def __init__(self, size: int, dim: int, device: torch.device | str = "cpu") -> None:
+        self._keys = torch.zeros(size, dim, device=device)
         self._next = 0
         self._count = 0
 
@@ -98,7 +98,7 @@ class KeyQueue:
                 f"resume: the queue was {list(tensors['keys'].shape)} and is "
                 f"{list(self._keys.shape)}; resume with the same queue_size"
             )
-        self._keys = tensors["keys"].clone()
+        self._keys.copy_(tensors["keys"])
         self._next, self._count = map(int, tensors["places"])
 
 

@@ -61,7 +61,7 @@ class ContrastiveLearner:
         self.frame = special_frame(retriever.query_tokenizer)
         queued = cfg.negatives == "queue"
         self.slow = copy.deepcopy(retriever).requires_grad_(False) if queued else None
-        self.queue = KeyQueue(cfg.queue_size, retriever.dim) if queued else None
+        self.queue = KeyQueue(cfg.queue_size, retriever.dim, retriever.device) if queued else None
         self._ahead = ThreadPoolExecutor(1)
         self._coming: tuple[int, Future[list[Pair]]] | None = None
 
@@ -80,8 +80,8 @@ class ContrastiveLearner:
         if self.slow is not None and self.queue is not None:
             with torch.no_grad():
                 key_emb = torch.cat(distributed.gather(self._embed(self.slow, keys)))
-            every_key = torch.cat([key_emb, self.queue.keys.to(key_emb)])
-            self.queue.push(key_emb.float().cpu())
+            every_key = torch.cat([key_emb, self.queue.keys])
+            self.queue.push(key_emb)
             return self._info_nce(query_emb, every_key, own)
         key_emb = self._embed(self.retriever, keys)
         loss, metrics = self._info_nce(query_emb, gather_with_gradient(key_emb), own)
