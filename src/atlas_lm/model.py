@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -347,11 +348,8 @@ class Atlas:
             InputError: it was made by another encoder, template, pooling or length, or from
                 another corpus; the message names the field that differs.
         """
-        index: Index
-        if shared:
-            index, store = open_sharded(path, device=device)
-        else:
-            index, store = open_index(path, device=device)
+        opening: Callable[..., tuple[Any, PassageStore]] = open_sharded if shared else open_index
+        index, store = opening(path, device=device)
         try:
             index.fingerprint.check(self.fingerprint(store))
         except InputError as error:

@@ -223,3 +223,16 @@ def gathered(rank: int = 0, size: int = 1, directory: Path | None = None):
     ids = [id for entry in saved[0]["gathered"] for id in entry["ids"]]
     signals = saved[1]["signals"]
     return learnt.metrics, ids, signals, atlas.retriever.state_dict()
+
+
+def low_precision(rank: int, size: int, directory: Path):
+    """A sharded update in bfloat16 with shares kept on the CPU: what is logged of it."""
+    from atlas_lm.training.config import FSDPConfig
+
+    cfg = training(
+        parallel="fsdp", fsdp=FSDPConfig(param_dtype="bf16", reduce_dtype="fp32", cpu_offload=True)
+    )
+    atlas = tiny_atlas("emdr2")
+    metrics = updates(atlas, cfg, steps=2)[1]
+    assert all(p.dtype == torch.float32 for p in atlas.reader.parameters())
+    return metrics

@@ -9,7 +9,7 @@ import torch
 
 from tests.index.sharded_worker import run_processes
 from tests.training import parallel_world
-from tests.training.parallel_world import CASES, case, cases, gathered
+from tests.training.parallel_world import CASES, case, cases, gathered, low_precision
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -77,3 +77,11 @@ def test_processes_gather_signals_and_learn_from_them_as_one_does(tmp_path, size
             torch.testing.assert_close(result[2][name], value, rtol=1e-5, atol=1e-5)
         for name, value in weights.items():
             torch.testing.assert_close(result[3][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_shares_may_be_offloaded_and_computed_in_bfloat16(tmp_path):
+    _, expected = case("emdr2")
+    for metrics in run_processes(low_precision, 2, tmp_path):
+        for one, other in zip(metrics, expected, strict=True):
+            assert one["reader_loss"] == pytest.approx(other["reader_loss"], rel=0.02)
+            assert one["grad_norm_reader"] == pytest.approx(other["grad_norm_reader"], rel=0.1)
