@@ -108,9 +108,10 @@ def test_a_directory_and_files_packed_in_other_ways(tmp_path):
     jsonl(folder / "more" / "nq-train-01.jsonl", *questions(2, 2))
     write(folder / "readme.txt", "no")
     jsonl(folder / "NQ-open.efficientqa.dev.jsonl", *questions(1))
-    with zipfile.ZipFile(tmp_path / "nq.zip", "w") as archive:
+    (tmp_path / "packed").mkdir()
+    with zipfile.ZipFile(tmp_path / "packed" / "nq.zip", "w") as archive:
         archive.writestr("x/nq-dev.jsonl", json.dumps(questions(1)[0]) + "\n")
-    sources = [str(folder), str(tmp_path / "nq.zip")]
+    sources = [str(folder), str(tmp_path / "packed")]
     _, rows = made(NaturalQuestions(), sources, tmp_path / "out")
     assert [row["question"] for row in rows["train"]] == ["q2", "q3", "q0", "q1"]
     assert len({row["id"] for row in rows["train"]}) == 4
@@ -121,8 +122,16 @@ def test_parquet_of_the_hub(tmp_path):
     table = pyarrow.Table.from_pylist(
         [{"question": "q", "subject": "anatomy", "choices": ["a", "b"], "answer": 1}]
     )
-    pyarrow.parquet.write_table(table, tmp_path / "validation-00000-of-00001.parquet")
-    rows = made(Mmlu(), [str(tmp_path)], tmp_path / "out" / "x")[1]
+    for folder in ("all", "anatomy"):
+        (tmp_path / "mmlu" / folder).mkdir(parents=True)
+        file = tmp_path / "mmlu" / folder / "validation-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(table, file)
+    pyarrow.parquet.write_table(
+        table.set_column(1, "subject", [[""]]),
+        tmp_path / "mmlu" / "all" / "auxiliary_train-00000-of-00001.parquet",
+    )
+    rows = made(Mmlu(), [str(tmp_path / "mmlu")], tmp_path / "out")[1]
+    assert rows["full"][0]["id"] == "auxiliary_train-auxiliary_train-1"
     assert rows["val"] == [
         {
             "id": "anatomy-val-1",

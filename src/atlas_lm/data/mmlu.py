@@ -36,7 +36,12 @@ class Mmlu(OfficialDataset):
     shots: ClassVar[tuple[int, ...]] = ()
 
     def wanted(self, name: PurePosixPath) -> bool:
-        """Return whether a file of a directory or archive holds questions."""
+        """Return whether a file of a directory or archive holds questions.
+
+        The Hub's copy has every row in ``all/`` and again by subject; the former are taken.
+        """
+        if name.suffix == ".parquet" and len(name.parts) > 1 and name.parts[-2] != "all":
+            return False
         return name.suffix in self.suffixes and self.split_of(name) is not None
 
     def split_of(self, name: PurePosixPath) -> str | None:
@@ -89,7 +94,8 @@ class Mmlu(OfficialDataset):
                 f"{place}: answer {answer!r} is none of the options {', '.join(options)}; give the "
                 "letter of one"
             )
-        subject = row.get("subject") or _NAMED.sub("", file.name.stem)
+        own = AUXILIARY if file.name.suffix == ".parquet" else _NAMED.sub("", file.name.stem)
+        subject = row.get("subject") or own
         line = re.search(r"\d+$", place)
         return {
             "id": f"{subject}-{file.split}-{line.group() if line else 0}",

@@ -92,16 +92,17 @@ def locate(
 def files_on_disk(source: Source, naming: Naming) -> list[Path]:
     """Return the files of a source that are read; an archive counts as one file.
 
+    Of a directory these are the official files in it, or the archives where there are none.
+
     Raises:
-        InputError: a directory holds none.
+        InputError: a directory holds neither.
     """
     if source.path.is_file():
         return [source.path]
+    files = [path for path in sorted(source.path.rglob("*")) if path.is_file()]
     found = [
-        path
-        for path in sorted(source.path.rglob("*"))
-        if path.is_file() and naming.wanted(_inner(path.relative_to(source.path).as_posix()))
-    ]
+        path for path in files if naming.wanted(_inner(path.relative_to(source.path).as_posix()))
+    ] or [path for path in files if path.name.lower().endswith(ARCHIVES)]
     if not found:
         raise InputError(f"{source.named}: no official file in this directory; name the files")
     return found
@@ -119,7 +120,9 @@ def opened(source: Source, path: Path, naming: Naming) -> Iterator[OpenedFile]:
     relative = path.name if whole else path.relative_to(source.path).as_posix()
     with open(path, "rb") as disk, damage_explained(place):
         if path.name.lower().endswith(ARCHIVES):
-            yield from _members(disk, place, source, naming)
+            zipped = path.suffix.lower() == ".zip"
+            members = _zip_members(disk) if zipped else _tar_members(disk)
+            yield from _members(disk, members, place, source, naming)
             return
         name = _inner(relative)
         content = _unpacked(disk, path.name)
@@ -136,9 +139,13 @@ def split_in(name: PurePosixPath) -> str | None:
     return None
 
 
-def _members(disk: IO[bytes], place: str, source: Source, naming: Naming) -> Iterator[OpenedFile]:
-    zipped = source.path.name.lower().endswith(".zip")
-    members = _zip_members(disk) if zipped else _tar_members(disk)
+def _members(
+    disk: IO[bytes],
+    members: Iterator[tuple[str, Callable[[], IO[bytes]]]],
+    place: str,
+    source: Source,
+    naming: Naming,
+) -> Iterator[OpenedFile]:
     any_wanted = False
     for member, open_member in members:
         name = _inner(member)
