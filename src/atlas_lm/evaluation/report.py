@@ -17,6 +17,7 @@ _NAMES = {
     "mrr": "MRR",
     "gold_mrr": "MRR, gold passages",
     "debiased_accuracy": "accuracy, de-biased",
+    "leaked": "leak rate",
     "r_precision": "R-precision, pages",
     "page_recall_at_5": "R@5, pages",
     "kilt_accuracy": "KILT accuracy",

@@ -18,7 +18,10 @@ from atlas_lm.runtime.files import atomic_path, write_json
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.trackers import Tracker
 
-SHOWN = ("reader_loss", "retriever_loss", "kl", "exact_match", "queries_per_second")
+SHOWN = (
+    *("reader_loss", "retriever_loss", "kl", "leaked", "exact_match", "accuracy"),
+    "queries_per_second",
+)
 """What a plain line shows, off a terminal."""
 _PHASES = ("share_", "peak_mb_")
 
