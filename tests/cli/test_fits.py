@@ -35,5 +35,5 @@ def test_what_cannot_fit_is_refused_with_numbers_and_remedies_unless_forced(
         refuse_what_cannot_fit(*opened, tmp_path, machine=small)
     request = refuse_what_cannot_fit(*opened, tmp_path, machine=small, force=True)
     assert request.passages == 80
-    assert request.n_context == 8
+    assert request.n_context == 4
     assert "going on all the same" in capsys.readouterr().err

@@ -99,13 +99,13 @@ def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanR
         reader=reader,
         world=world,
         device="cuda" if device.type == "cuda" else "cpu",
-        n_context=max(context.n_context, 0 if frozen else context.retriever_n_context, 1),
+        n_context=max(context.n_context, 1),
         n_rerank=context.n_rerank,
         topk=context.retriever_n_context,
         bsz=training.bsz,
         accumulation_steps=training.accumulation_steps,
         query_tokens=min(QUERY_TOKENS, (retriever and retriever.longest) or QUERY_TOKENS),
-        passage_tokens=min(getattr(atlas.reader.settings, "text_maxlength", 512), PASSAGE_TOKENS),
+        passage_tokens=min(_passage_limit(atlas), PASSAGE_TOKENS),
         objective=cast(Any, "none" if frozen or retriever is None else config.objective.name),
         query_side=config.staleness.query_side,
         precision=training.precision,
@@ -115,19 +115,35 @@ def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanR
 
 def _guess(atlas: Atlas, config: RunConfig) -> float:
     """Return a guess of the bytes that a step needs, on the high side."""
-    context, training = config.context, config.training
-    modules = [_network(atlas.reader), *([atlas.retriever] if atlas.retriever else [])]
-    state: float = sum(16.0 * p.numel() for module in modules for p in module.parameters())
-    described = _network(atlas.reader).config
-    width, vocabulary = int(described.hidden_size), int(described.vocab_size)
+    context, bsz = config.context, config.training.bsz
+    network = _network(atlas.reader)
+    tokens = bsz * max(context.n_context, 1) * (_passage_limit(atlas) + QUERY_TOKENS)
+    bytes_of = _activations(network.config, tokens) + _state(network)
+    bytes_of += 32.0 * bsz * context.n_context * 64 * int(network.config.vocab_size)
+    if atlas.retriever is not None:
+        encoder = atlas.retriever.passage_encoder
+        tokens = bsz * context.retriever_n_context * atlas.retriever.settings.passage_maxlength
+        bytes_of += _activations(encoder.config, tokens) + _state(atlas.retriever)
+    return bytes_of + 4.0 * 1024 * _passages(config)
+
+
+def _activations(described: Any, tokens: int) -> float:
+    """Return the bytes of a backward pass over so many tokens of passages of some 200."""
     layers = int(described.num_hidden_layers) * (2 if described.is_encoder_decoder else 1)
-    length = int(getattr(atlas.reader.settings, "text_maxlength", 512))
-    passages = training.bsz * max(context.n_context, context.retriever_n_context, 1)
-    heads = int(described.num_attention_heads)
-    states = passages * length * layers * (40.0 * width + 3.0 * heads * length)
-    words = 8.0 * passages * 64 * vocabulary
-    vectors = 4.0 * 1024 * _passages(config)
-    return 4 * (states + words) + state + vectors
+    wide = 40.0 * int(described.hidden_size) + 600.0 * int(described.num_attention_heads)
+    return 4.0 * tokens * layers * wide
+
+
+def _state(module: Any) -> float:
+    """Return the bytes of weights, gradients and moments."""
+    return float(16 * sum(parameter.numel() for parameter in module.parameters()))
+
+
+def _passage_limit(atlas: Atlas) -> int:
+    """Return the most tokens of a passage that the reader reads."""
+    settings = atlas.reader.settings
+    limits = (getattr(settings, name, None) for name in ("text_maxlength", "passage_maxlength"))
+    return next((int(limit) for limit in limits if limit), PASSAGE_TOKENS)
 
 
 def _network(reader: Any) -> Any:
