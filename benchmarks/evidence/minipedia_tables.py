@@ -196,6 +196,7 @@ def chosen(cells: Cells) -> str:
     return table([*header, "mean R@1/5/20, default to chosen", "tried"], rows)
 
 
-def sets(cells: Cells, group: str) -> list[str]:
-    """Return what is measured in a group: the second part of its cells' names."""
-    return sorted({name.split("/")[1] for name in cells if name.startswith(f"{group}/")})
+def sets(cells: Cells, *groups: str) -> list[str]:
+    """Return what is measured in these groups: the second part of their cells' names."""
+    names = [name.split("/") for name in cells]
+    return sorted({parts[1] for parts in names if parts[0] in groups})

@@ -31,11 +31,11 @@ _BLOCK = re.compile(r"<!-- table: (?P<name>.*?) -->.*?<!-- end -->", re.DOTALL)
 def tables(cells: Cells) -> dict[str, tuple[str, str]]:
     """Return every table by name, with the prefix of the cells it is made of."""
     made: dict[str, tuple[str, str]] = {}
-    for on in minipedia_tables.sets(cells, "retrieval"):
+    for on in minipedia_tables.sets(cells, "retrieval", "learn", "towers"):
         made[f"retrieval {on}"] = (minipedia_tables.retrieval(cells, on), "retrieval/ learn/")
         made[f"controls {on}"] = (minipedia_tables.against_controls(cells, on), "learn/")
         made[f"towers {on}"] = (minipedia_tables.towers(cells, on), "towers/")
-    for asked in minipedia_tables.sets(cells, "prompt"):
+    for asked in minipedia_tables.sets(cells, "prompt", "read", "variant"):
         made[f"answers {asked}"] = (minipedia_tables.answers(cells, asked), "prompt/ read/ joint/")
         made[f"variants {asked}"] = (minipedia_tables.variants(cells, asked), "variant/")
     for asked in minipedia_tables.sets(cells, "sizes"):

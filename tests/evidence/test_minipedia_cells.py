@@ -82,7 +82,7 @@ def test_every_cell_runs_and_is_in_the_tables(run, tmp_path):
     pytest.importorskip("bm25s")
     pytest.importorskip("matplotlib")
     shots = ("--shots", "24")
-    joint = run("minipedia_joint", *shots)
+    joint = run("minipedia_joint", *shots, "--objectives", "loop", "emdr2")
     at = ("--joint", str(joint))
     context = run("n_context", "minipedia", *at, "--teacher", "s24-0-nano")
     lab = run("loss_lab", "minipedia", *at, *shots)
