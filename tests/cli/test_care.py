@@ -162,6 +162,17 @@ def test_phases_are_logged_and_summed_up(trained):
     assert phases["data"]["share"] < 0.1
 
 
+def test_metrics_go_to_trackers_and_a_profile_is_written(tiny, tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    out = tmp_path / "run"
+    words = ["train", "tinyworld", "--out", out, *run_overrides(tiny), "training.total_steps=3"]
+    assert said(capsys, *words, "--track", "tensorboard", "--profile", 1)["finished"]
+    assert list((out / "tensorboard").iterdir())
+    trace = json.loads((out / "profile" / "step-2-2.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"phase retrieve", "phase encode", "phase score", "phase backward"} <= names
+
+
 def test_a_second_run_in_a_directory_is_refused(trained, tiny, capsys):
     with run_lock(trained):
         assert main(["train", f"{trained}/recipe.toml", "--out", str(trained), "--resume"]) == 2
