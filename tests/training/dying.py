@@ -50,7 +50,8 @@ def run_together(
         scratch: for what they write.
         size: processes.
         strike: the phase of `PLACES` in which the last process dies; none where empty.
-        how: "kill" by a signal that cannot be caught, or "fail" with an error.
+        how: "kill" by a signal that cannot be caught, "fail" with an error, or "stop" as a
+            scheduler asks for it.
     """
     scratch.mkdir(exist_ok=True)
     with socket.socket() as free:
@@ -112,7 +113,9 @@ def _strike(phase: str, how: str, blow: Path) -> None:
             blow.write_text(str(time.time()))
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError(f"the {phase} is on fire")
+            if how == "fail":
+                raise ValueError(f"the {phase} is on fire")
+            os.kill(os.getpid(), signal.SIGTERM)
         return work(*args, **kwargs)
 
     setattr(owner, name, dying)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -42,8 +43,12 @@ def recipe(tmp_path_factory):
         "training.dropout=0.0",
         "training.timeout_minutes=0.5",
         'staleness.refresh_schedule="0-:2"',
+        "training.evaluate_every=3",
     )
-    data = dataclasses.replace(config.data, index=str(run.index), passages=())
+    asked = str(run.world / "test.jsonl")
+    data = dataclasses.replace(
+        config.data, index=str(run.index), passages=(), validation=asked, validation_limit=21
+    )
     save_recipe(path / "recipe.toml", dataclasses.replace(config, data=data))
     return path / "recipe.toml"
 
@@ -56,10 +61,14 @@ def alone(recipe, tmp_path_factory):
     return out
 
 
+MEASURED = ("reader_loss", "retriever_loss", "kl", "recall@1", "recall@5", "exact_match")
+
+
 def losses(out):
+    """What every line of the log says of losses and of the evaluations."""
     lines = (out / "metrics.jsonl").read_text().splitlines()
     return [
-        {name: value for name, value in json.loads(line).items() if "loss" in name or name == "kl"}
+        {name: value for name, value in json.loads(line).items() if name in MEASURED}
         for line in lines
     ]
 
@@ -104,6 +113,29 @@ def test_a_run_goes_on_with_another_number_of_processes(recipe, alone, tmp_path)
     assert_same_run(out, alone)
 
 
+def test_more_processes_go_on_with_what_one_began(recipe, alone, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(alone, out)
+    for late in ("checkpoints/step-00000006", "model", "index"):
+        shutil.rmtree(out / late)
+    arguments = ["train", str(recipe), "--out", str(out), "--resume"]
+    ended = run_together(arguments, tmp_path / "said")
+    assert ended.codes == [0, 0], ended.said
+    assert_same_run(out, alone)
+
+
+def test_a_request_to_one_process_stops_all_with_a_checkpoint(recipe, tmp_path):
+    out = tmp_path / "run"
+    ended = run_together(
+        ["train", str(recipe), "--out", str(out)], tmp_path / "said", strike="backward", how="stop"
+    )
+    assert ended.codes == [0, 0], ended.said
+    assert [path.name for path in (out / "checkpoints").glob("step-*")] == ["step-00000003"]
+    assert "stopped after step 3 of 6" in ended.said[0]
+    assert "--resume" in ended.said[0]
+    assert not (out / "model").exists()
+
+
 def test_torchrun_starts_it(recipe, tmp_path):
     """The very command of the documentation, for two steps."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -117,7 +149,7 @@ def test_torchrun_starts_it(recipe, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]
-    assert len(losses(tmp_path / "run")) == 2
+    assert len(losses(tmp_path / "run")) == 3  # two steps, one evaluation
     assert "2 processes" in done.stderr
     assert "Warning" not in done.stderr
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from atlas_lm.cli.examples import check_enough_passages, check_sentinels
 from atlas_lm.cli.examples import training_examples as training_examples
-from atlas_lm.cli.together import build_together
+from atlas_lm.cli.together import build_together, measure_together
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
-from atlas_lm.evaluation import measure
 from atlas_lm.index import FlatIndex, build
 from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.model import Atlas
@@ -246,7 +245,7 @@ def passages_move(config: RunConfig) -> bool:
 
 
 def _evaluate(atlas: Atlas, validation: Sequence[Example]) -> dict[str, float]:
-    return measure(atlas, validation, ks=(1, 5, 20, 100)).metrics.means()
+    return measure_together(atlas, validation, ks=(1, 5, 20, 100))
 
 
 def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> None:

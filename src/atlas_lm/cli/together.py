@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from atlas_lm.evaluation import measure
 from atlas_lm.index import FlatIndex, PassageFiles
 from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.index.shares import mapped_room
@@ -17,6 +19,7 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime import distributed, logs
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness.refresh import embed_rows
+from atlas_lm.types import Example
 
 
 @contextmanager
@@ -34,6 +37,30 @@ def joined(device: str, *, timeout_minutes: float) -> Iterator[str]:
             logs.notice(f"{world.size} processes")
         on_gpu = device == "cuda" and distributed.is_started()
         yield f"cuda:{torch.cuda.current_device()}" if on_gpu else device
+
+
+def measure_together(
+    atlas: Atlas, examples: Sequence[Example], *, ks: Sequence[int]
+) -> dict[str, float]:
+    """Return the mean of every metric; each process asks its share of the examples. Collective.
+
+    All ask as many batches, for they search together: where the examples do not divide evenly,
+    some are asked twice and counted once.
+    """
+    world = distributed.world()
+    if world.size == 1:
+        return measure(atlas, examples, ks=ks).metrics.means()
+    asked = range(world.rank, -(-len(examples) // world.size) * world.size, world.size)
+    records = measure(atlas, [examples[n % len(examples)] for n in asked], ks=ks).records
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for place, record in zip(asked, records, strict=True):
+        for name, value in record.metrics.items() if place < len(examples) else ():
+            sums[name] = [sums[name][0] + value, sums[name][1] + 1]
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for part in distributed.gather_json(sums):
+        for name, (total, count) in part.items():
+            totals[name] = [totals[name][0] + total, totals[name][1] + count]
+    return {name: total / count for name, (total, count) in totals.items()}
 
 
 def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -44,7 +45,7 @@ Rest = TypeVar("Rest")
 Work = Callable[[], tuple[Tensor, Rest]]
 """Returns a loss, summed over this process's queries, and whatever else came of it."""
 
-READER_METHODS = ("loss", "signals", "read", "score", "generate", "attention_share")
+READER_METHODS = ("loss", "signals", "read", "score", "score_each", "generate", "attention_share")
 RETRIEVER_METHODS = ("score", "embed_queries", "embed_passages")
 
 
@@ -176,8 +177,10 @@ class Sharded:
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
         for name, half in halves.items():
             blocks = list(outermost_blocks(half)) if name == "reader" else []
+            place = next(half.parameters()).device.type
+            mesh = init_device_mesh(place, (distributed.world().size,))
             for part in (*blocks, half):
-                _shard_(part, config)
+                _shard_(part, mesh, config)
             for method in READER_METHODS if name == "reader" else RETRIEVER_METHODS:
                 if hasattr(half, method):
                     register_fsdp_forward_method(half, method)
@@ -244,7 +247,7 @@ def outermost_blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from outermost_blocks(child)
 
 
-def _shard_(module: nn.Module, config: FSDPConfig) -> None:
+def _shard_(module: nn.Module, mesh: DeviceMesh, config: FSDPConfig) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if config.param_dtype == "bf16" else None,
         reduce_dtype=torch.float32 if config.reduce_dtype == "fp32" else torch.bfloat16,
@@ -255,7 +258,11 @@ def _shard_(module: nn.Module, config: FSDPConfig) -> None:
         else OffloadPolicy()
     )
     sharded = fully_shard(
-        module, reshard_after_forward=False, mp_policy=policy, offload_policy=offload
+        module,
+        mesh=mesh,
+        reshard_after_forward=False,
+        mp_policy=policy,
+        offload_policy=offload,
     )
     sharded.set_gradient_divide_factor(1.0)
     sharded.set_force_sum_reduction_for_comms(True)
