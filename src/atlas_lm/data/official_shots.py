@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -16,6 +17,28 @@ import orjson
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
 from atlas_lm.runtime.logs import notice
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a file."""
+
+    raw: bytes
+    row: dict[str, object]
+    content: bytes
+    """A digest of what the row says besides its id."""
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Line:
+        """Return the row on a line."""
+        row = orjson.loads(raw)
+        said = {name: value for name, value in row.items() if name != "id"}
+        content = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+        return cls(raw, row, hashlib.sha256(content).digest())
+
+    def key(self, seed: int | str) -> int:
+        """Return the row's place in the draw of a seed."""
+        return int.from_bytes(hashlib.sha256(f"{seed}\0".encode() + self.content).digest()[:16])
 
 
 class Draw:
@@ -28,15 +51,15 @@ class Draw:
         self._kept: dict[str, list[tuple[int, bytes]]] = {}
         self._keys: dict[str, set[int]] = {}
 
-    def add(self, line: bytes) -> None:
+    def add(self, line: Line) -> None:
         """Consider a row."""
-        key, row = _key(self._seed, line)
-        stratum = str(row.get(self._stratum)) if self._stratum else ""
+        key = line.key(self._seed)
+        stratum = str(line.row.get(self._stratum)) if self._stratum else ""
         kept, keys = self._kept.setdefault(stratum, []), self._keys.setdefault(stratum, set())
         if key in keys or (len(kept) == self.k and -key < kept[0][0]):
             return
         keys.add(key)
-        heapq.heappush(kept, (-key, line))
+        heapq.heappush(kept, (-key, line.raw))
         if len(kept) > self.k:
             keys.remove(-heapq.heappop(kept)[0])
 
@@ -69,7 +92,8 @@ def write_shots(
         InputError: it is, and ``required``.
     """
     draws = [Draw(k, seed, stratum=stratum) for k in ks for seed in range(seeds)]
-    for line in _lines(train):
+    for raw in _lines(train) if draws else ():
+        line = Line.parse(raw)
         for draw in draws:
             draw.add(line)
     for number, draw in enumerate(draws):
@@ -100,10 +124,10 @@ def split_off(train: Path, dev: Path, k: int, *, option: str, rest: Path | None 
         InputError: no row would be left.
     """
     draw = Draw(k, "dev")
-    for line in _lines(train):
-        draw.add(line)
-    drawn = {_key("dev", line)[0] for line in draw.lines()}
-    divide(train, dev, lambda line: _key("dev", line)[0] in drawn, rest=rest)
+    for raw in _lines(train):
+        draw.add(Line.parse(raw))
+    drawn = {Line.parse(raw).content for raw in draw.lines()}
+    divide(train, dev, lambda raw: Line.parse(raw).content in drawn, rest=rest)
     if not (rest or train).stat().st_size:
         raise InputError(f"{option}: takes every row of the train split; ask for fewer")
 
@@ -120,14 +144,6 @@ def divide(
     ):
         for line in _lines(train):
             (drawn if is_dev(line) else others).write(line)
-
-
-def _key(seed: int | str, line: bytes) -> tuple[int, dict[str, object]]:
-    row = orjson.loads(line)
-    said = {name: value for name, value in row.items() if name != "id"}
-    content = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-    digest = hashlib.sha256(f"{seed}\0".encode() + content).digest()
-    return int.from_bytes(digest[:16]), row
 
 
 def _lines(path: Path) -> Iterator[bytes]:
