@@ -145,6 +145,8 @@ def open_model(args: argparse.Namespace) -> Atlas:
     """Open ``--model``, or ``--reader`` with ``--retriever``, and ``--index`` where given."""
     if args.model is not None and args.reader is not None:
         raise InputError("give --model or --reader, not both")
+    if getattr(args, "task", None) is not None:
+        find_task(args.task)
     if args.model is not None:
         atlas = Atlas.from_pretrained(args.model)
         if settings := _reader_settings(args):
