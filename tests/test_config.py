@@ -21,7 +21,7 @@ OPTIONS = {
     "training": "total_steps bsz accumulation_steps parallel fsdp timeout_minutes "
     "reader retriever freeze_retriever_steps "
     "signal_round signal_epochs signal_batches reader_loss_weight retriever_loss_weight "
-    "precision seed log_every evaluate_every save_every "
+    "precision seed log_every evaluate_every save_every save_in_background "
     "keep_last best_metric gradient_checkpointing_reader gradient_checkpointing_retriever dropout",
 }
 """The frozen list of options: adding one is a deliberate change of this test."""

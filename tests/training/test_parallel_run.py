@@ -61,7 +61,7 @@ def alone(recipe, tmp_path_factory):
     return out
 
 
-MEASURED = ("reader_loss", "retriever_loss", "kl", "recall@1", "recall@5", "exact_match")
+MEASURED = ("reader_loss", "retriever_loss", "kl", "recall_at_1", "recall_at_5", "exact_match")
 
 
 def losses(out):
