@@ -96,13 +96,7 @@ def prepare_official(
     settings, out = settings or PrepareSettings(), Path(out)
     located = locate(sources, splits=dataset.splits, suffixes=_packed(dataset), force=force)
     inputs = [(source, path) for source in located for path in files_on_disk(source, dataset)]
-    options = {**dataset.options, **asdict(settings)}
-    asked = {
-        "kind": dataset.name,
-        "format_version": FORMAT_VERSION,
-        "options": orjson.loads(orjson.dumps(options)),
-        "inputs": [_input(source, path) for source, path in inputs],
-    }
+    asked = _asked(dataset, settings, inputs)
     present = _present(out, dataset.name)
     if present and not force and asked.items() <= present.items() and _is_sound(out, present):
         notice(f"{out}: complete, every checksum agrees; --force makes it again")
@@ -114,6 +108,19 @@ def prepare_official(
         manifest = {**asked, "task": dataset.task, **_told(tally), "files": _files(temporary)}
         write_json(temporary / "manifest.json", manifest)
     return manifest
+
+
+def _asked(
+    dataset: OfficialDataset, settings: PrepareSettings, inputs: Sequence[tuple[Source, Path]]
+) -> dict[str, Any]:
+    """Return what decides the directory, for its manifest."""
+    options = {**dataset.options, **asdict(settings)}
+    return {
+        "kind": dataset.name,
+        "format_version": FORMAT_VERSION,
+        "options": orjson.loads(orjson.dumps(options)),
+        "inputs": [_input(source, path) for source, path in inputs],
+    }
 
 
 def _convert(

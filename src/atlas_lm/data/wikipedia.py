@@ -11,7 +11,7 @@ import io
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -105,22 +105,17 @@ def prepare_wikipedia(
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"{out}: passages are written as .jsonl or .jsonl.gz; name such a file")
     paths = [fetch(dump, suffixes=SUFFIXES, force=force) for dump in dumps]
+    sizes = [{"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths]
     asked = {
         "kind": "wikipedia",
         "format_version": FORMAT_VERSION,
         "options": settings.told,
-        "inputs": [
-            {"name": dump, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            for dump, path in zip(dumps, paths, strict=True)
-        ],
+        "inputs": [{"name": dump, **size} for dump, size in zip(dumps, sizes, strict=True)],
     }
     manifest_path = out.with_name(f"{out.name}.manifest.json")
-    if out.exists() and manifest_path.exists() and not force:
-        present = read_json(manifest_path, what="the manifest of prepare wikipedia")
-        same = all(present.get(name) == value for name, value in asked.items())
-        if same and present["sha256"] == sha256_file(out):
-            notice(f"{out}: complete, its checksum agrees; --force makes it again")
-            return dict(present)
+    if not force and (present := _present(out, manifest_path, asked)):
+        notice(f"{out}: complete, its checksum agrees; --force makes it again")
+        return present
     with atomic_path(out) as temporary:
         with _writing(temporary, packed=out.name.endswith(".gz")) as file:
             total = _write(paths, file, settings)
@@ -183,6 +178,15 @@ def make_passages(
             lines.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
     made.lines = lines.getvalue()
     return made
+
+
+def _present(out: Path, manifest_path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of ``out`` where it is what was asked for, whole; else nothing."""
+    if not (out.exists() and manifest_path.exists()):
+        return {}
+    present: dict[str, Any] = read_json(manifest_path, what="the manifest of prepare wikipedia")
+    same = asked.items() <= present.items() and present["sha256"] == sha256_file(out)
+    return present if same else {}
 
 
 def _kind(page: Page) -> str:

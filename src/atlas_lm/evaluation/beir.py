@@ -147,9 +147,9 @@ def evaluate_beir(
         batch = ids[start : start + bsz]
         found = search([beir.queries[id] for id in batch], topk)
         for id, (rows, scores) in zip(batch, found, strict=True):
-            passages = (passage.id for passage in store.passages(rows))
-            pairs = zip(passages, scores, strict=True)
-            run[id] = dict(list(pair for pair in pairs if pair[0] != id)[:deepest])
+            names = (passage.id for passage in store.passages(rows))
+            others = [pair for pair in zip(names, scores, strict=True) if pair[0] != id]
+            run[id] = dict(others[:deepest])
     judged = {passage for grades in beir.judgments.values() for passage in grades}
     known = len(store.rows_of(sorted(judged), missing="skip"))
     return BeirResult(
