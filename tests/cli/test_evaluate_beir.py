@@ -8,6 +8,10 @@ from atlas_lm.cli import main
 from tests.evaluation.test_beir import folder
 
 
+pytest.importorskip("ir_measures")
+pytest.importorskip("bm25s")
+
+
 @pytest.fixture
 def beir(tmp_path, monkeypatch):
     monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))

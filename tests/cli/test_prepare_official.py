@@ -56,6 +56,8 @@ def test_wrong_sizes(tmp_path, capsys):
 
 
 def test_wikipedia(tmp_path, capsys):
+    pytest.importorskip("mwxml")
+    pytest.importorskip("mwparserfromhell")
     path = str(dump(tmp_path / "wiki.xml.bz2"))
     words = ["prepare", "wikipedia", path, "--out", str(tmp_path / "w.jsonl"), "--processes", "1"]
     assert main([*words, "--skip-section", "Legacy"]) == 0

@@ -5,8 +5,6 @@ import json
 import tracemalloc
 import zipfile
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 
 from atlas_lm.data.fever import Fever
@@ -119,6 +117,8 @@ def test_a_directory_and_files_packed_in_other_ways(tmp_path):
 
 
 def test_parquet_of_the_hub(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
     table = pyarrow.Table.from_pylist(
         [{"question": "q", "subject": "anatomy", "choices": ["a", "b"], "answer": 1}]
     )

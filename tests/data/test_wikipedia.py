@@ -14,6 +14,8 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from tests.data.wikipedia_dump import PAGES, dump, page
 
+pytest.importorskip("mwxml")
+pytest.importorskip("mwparserfromhell")
 ONE = WikipediaSettings(processes=1)
 
 

@@ -5,6 +5,7 @@ import pytest
 from atlas_lm.data.wikipedia_templates import is_disambiguation, is_infobox, normal_name
 from atlas_lm.data.wikipedia_text import WikitextSettings, article, is_redirect
 
+pytest.importorskip("mwparserfromhell")
 SETTINGS = WikitextSettings()
 
 

@@ -11,6 +11,8 @@ from atlas_lm.evaluation.bm25 import Bm25
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 
+pytest.importorskip("ir_measures")
+pytest.importorskip("bm25s")
 QRELS = "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t1\nq2\td3\t1\nq2\tgone\t1\n"
 
 

@@ -11,6 +11,7 @@ from atlas_lm.evaluation.bm25 import Bm25, Bm25Config
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 
+pytest.importorskip("bm25s")
 TEXTS = [
     ("Danube", "A river that rises in Germany."),
     ("Rhine", "Rivers rise in mountains, this river too."),
