@@ -7,7 +7,6 @@ import pytest
 from atlas_lm.cli import main
 from tests.evaluation.test_beir import folder
 
-
 pytest.importorskip("ir_measures")
 pytest.importorskip("bm25s")
 
