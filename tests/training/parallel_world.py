@@ -17,6 +17,7 @@ from atlas_lm.reader.fid import FiDReader
 from atlas_lm.retrieve import ContextConfig
 from atlas_lm.runtime import distributed
 from atlas_lm.training import Batches, OptimConfig, TrainingConfig, make_optimizers, update
+from atlas_lm.training.lora import LoRAConfig, add_lora
 from atlas_lm.types import Example, Passage, TokenLoss
 
 WORDS = [f"w{number}" for number in range(60)]
@@ -134,6 +135,7 @@ def noting(seen, name, half):
     return update
 
 
+ADAPTERS = "adapters on both halves"
 CASES: dict[str, tuple[dict, dict]] = {
     "pdist": ({"objective": "pdist"}, {}),
     "loop": ({"objective": "loop"}, {}),
@@ -164,6 +166,7 @@ CASES: dict[str, tuple[dict, dict]] = {
         {"objective": "pdist"},
         {"gradient_checkpointing_reader": True},
     ),
+    ADAPTERS: ({"objective": "pdist"}, {}),
 }
 
 
@@ -174,6 +177,9 @@ def case(name: str, parallel: str = "ddp"):
     if values.get("gradient_checkpointing_reader"):
         atlas.reader.enable_gradient_checkpointing()
     cfg = training(**values, parallel=parallel)
+    if name == ADAPTERS:
+        for half in ("reader", "retriever"):
+            add_lora(getattr(atlas, half), LoRAConfig(rank=4), name=half)
     if name == "a poisoned example":
         poison(atlas, next(Batches(questions(), cfg.bsz, cfg.seed)).ids[0])
     found = updates(atlas, cfg)

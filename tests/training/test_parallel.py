@@ -9,7 +9,7 @@ import torch
 
 from tests.index.sharded_worker import run_processes
 from tests.training import parallel_world
-from tests.training.parallel_world import CASES, case, cases, gathered, low_precision
+from tests.training.parallel_world import ADAPTERS, CASES, case, cases, gathered, low_precision
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -53,6 +53,7 @@ SHARDED = (
     "the retriever frozen at first",
     "a poisoned example",
     "recomputed activations",
+    ADAPTERS,
 )
 
 
