@@ -224,6 +224,25 @@ def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
+def test_a_save_that_failed_in_the_background_does_not_cost_the_next(tmp_path, monkeypatch, capsys):
+    checkpoints = Checkpoints(tmp_path)
+    whole = checkpoint_module.save_file
+
+    def full(tensors, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    checkpoints.save(state_at(1), wait=False)
+    with pytest.raises(InputError, match="step-00000002: the disk is full"):
+        checkpoints.save(state_at(2), wait=False)
+    checkpoints.save(state_at(3), wait=False)
+    checkpoints._writer.join()
+    monkeypatch.setattr(checkpoint_module, "save_file", whole)
+    checkpoints.save(state_at(4))
+    assert "step-00000003: the disk is full" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+
+
 def test_looking_at_a_run_does_not_disturb_its_saves(tmp_path):
     under_way = tmp_path / ".step-00000001.abc.tmp"
     under_way.mkdir()

@@ -80,10 +80,32 @@ def test_less_can_be_better_and_the_best_outlives_a_resume(tmp_path):
     assert [path.name[-2:] for path in sorted(tmp_path.iterdir())] == ["04", "12"]
 
 
-def test_a_metric_that_is_not_measured_is_named(tmp_path):
-    cfg = config(best_metric="exact_mtch", evaluate_every=1)
+def test_a_metric_that_is_not_measured_is_named_and_no_update_is_lost(tmp_path):
+    cfg = config(best_metric="exact_mtch")
     with pytest.raises(InputError, match="did you mean 'exact_match'"):
         run(tmp_path, cfg, evaluate=lambda: {"exact_match": 1.0})
+    named = config(best_metric="exact_match")
+    done = run(tmp_path, named, resume=True, evaluate=lambda: {"exact_match": 1.0})
+    assert (done.outcome.step, done.outcome.finished) == (8, True)
+
+
+def test_an_evaluation_that_fails_loses_no_update(tmp_path):
+    def fail():
+        raise RuntimeError("no such answer")
+
+    with pytest.raises(RuntimeError, match="no such answer"):
+        run(tmp_path, config(), evaluate=fail)
+    assert Checkpoints(tmp_path).latest().name == "step-00000008"
+
+
+def test_a_skipped_update_is_never_the_best_and_ends_no_run(tmp_path):
+    cfg = config(best_metric="-reader_loss", evaluate_every=1)
+    model = FakeAtlas()
+    model.poisoned = frozenset(["e0"])
+    done = run(tmp_path, cfg, model=model, evaluate=lambda: {"exact_match": 0.5})
+    assert done.outcome.finished and done.state.skipped > 0
+    losses = {step: row["reader_loss"] for step, row in done.log if "reader_loss" in row}
+    assert done.state.best.step == min(losses, key=losses.get)
 
 
 def test_no_best_is_said(tmp_path):

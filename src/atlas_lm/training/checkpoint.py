@@ -110,11 +110,16 @@ class Checkpoints:
             wait: Return when the checkpoint is whole. Else a thread writes a copy of the state;
                 `finish` waits for it, and so does the next save. Several processes always wait.
 
+        Where a save that was not waited for has failed, that is said, and this one is waited for.
+
         Raises:
-            InputError: the disk is full, or was when the last save was not waited for. Nothing
-                half-written is left, older checkpoints stay.
+            InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
         """
-        self.finish()
+        try:
+            self.finish()
+        except Exception as failure:
+            warn(f"a save in the background has failed ({failure}); saving anew")
+            wait = True
         self._sweep()
         path = self.path / _name(state.step)
         sharded = self._write_shares(state, path) if state.is_sharded else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,12 +147,31 @@ class _Run:
             self.log(state.step, done.metrics | described | clock.look())
         self.checkpoint_is_due = every(cfg.save_every, state.step)
         if self.evaluate and (last or every(cfg.evaluate_every, state.step)):
-            with clock("evaluate"):
+            with self._kept(distributed.world().size == 1), clock("evaluate"):
                 measured = self.evaluate()
             self.log(state.step, measured)
-            self.checkpoint_is_due |= is_best(state, cfg, {**done.metrics, **measured})
+            with self._kept():
+                self.checkpoint_is_due |= is_best(state, cfg, done, measured)
         elif not self.evaluate and self.checkpoint_is_due:
-            is_best(state, cfg, done.metrics)
+            with self._kept():
+                is_best(state, cfg, done)
+
+    @contextmanager
+    def _kept(self, wanted: bool = True) -> Iterator[None]:
+        """Save the updates so far where looking at them fails; then what failed is raised.
+
+        Args:
+            wanted: Whether to: several processes can save only where all have failed alike.
+        """
+        try:
+            yield
+        except Exception:
+            if wanted:
+                try:
+                    notice(f"saved as {self.save()}")
+                except Exception as failure:
+                    warn(f"step {self.state.step} could not be saved either ({failure})")
+            raise
 
 
 def model_device(state: TrainState) -> torch.device:
@@ -166,13 +185,21 @@ def every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def is_best(state: TrainState, cfg: TrainingConfig, metrics: Metrics) -> bool:
+def is_best(
+    state: TrainState, cfg: TrainingConfig, done: Update, measured: Metrics | None = None
+) -> bool:
     """Return whether this step is the best so far by the run's metric; without one, False.
 
     Looked at after every evaluation; where nothing is evaluated, at every checkpoint. A skipped
-    update, which measures nothing, is never the best.
+    update, which measures nothing itself, is the best by an evaluation alone.
+
+    Raises:
+        InputError: nothing of that name was measured.
     """
-    return bool(cfg.best_metric and metrics) and state.note(cfg.best_metric, metrics)
+    metrics = {**done.metrics, **(measured or {})}
+    if not cfg.best_metric or (done.skipped and cfg.best_metric.removeprefix("-") not in metrics):
+        return False
+    return state.note(cfg.best_metric, metrics)
 
 
 def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
