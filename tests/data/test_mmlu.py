@@ -18,6 +18,7 @@ def archive(tmp_path):
         for split in ("dev", "val", "test"):
             members[f"data/{split}/{subject}_{split}.csv"] = ROW.replace("4,None", "None") + LONG
     members["data/auxiliary_train/race.csv"] = LONG + ROW.replace("4,None", "None")
+    members["data/auxiliary_train/mc_test.csv"] = LONG
     members["data/._junk.txt"] = ""
     return tar(tmp_path / "data.tar", members)
 
@@ -42,12 +43,17 @@ def test_official_archive(tmp_path, archive):
     ]
     assert [len(rows[name]) for name in ("dev", "val", "test", "auxiliary_train", "full")] == [
         *(4, 4, 4),
-        *(2, 6),
+        *(3, 7),
     ]
-    assert rows["auxiliary_train"][1]["id"] == "race-auxiliary_train-3"
+    assert [row["id"] for row in rows["auxiliary_train"]] == [
+        "race-auxiliary_train-1",
+        "race-auxiliary_train-3",
+        "mc_test-auxiliary_train-1",  # MCTest, not the test split of a subject
+    ]
+    assert "subjects/mc/test" not in rows
     assert not any(name.startswith("shots") for name in rows)
     examples = load_examples(tmp_path / "out" / "full.jsonl", TaskConfig(task="multiple_choice"))
-    assert len(examples) == 6
+    assert len(examples) == 7
     assert manifest["task"] == "multiple_choice"
 
 

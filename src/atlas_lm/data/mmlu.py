@@ -45,7 +45,12 @@ class Mmlu(OfficialDataset):
         return name.suffix in self.suffixes and self.split_of(name) is not None
 
     def split_of(self, name: PurePosixPath) -> str | None:
-        """Return the split by ``NAME_test.csv`` or by directory; val and dev are not the same."""
+        """Return the split by ``NAME_test.csv`` or by directory; val and dev are not the same.
+
+        What lies in ``auxiliary_train`` is of it whatever its name: ``mc_test.csv`` is MCTest.
+        """
+        if AUXILIARY in name.parts[:-1]:
+            return AUXILIARY
         if found := _NAMED.search(name.stem):
             return found.group(1)
         for part in reversed(name.parts):
@@ -94,7 +99,9 @@ class Mmlu(OfficialDataset):
                 f"{place}: answer {answer!r} is none of the options {', '.join(options)}; give the "
                 "letter of one"
             )
-        own = AUXILIARY if file.name.suffix == ".parquet" else _NAMED.sub("", file.name.stem)
+        stem = file.name.stem
+        own = stem if file.split == AUXILIARY else _NAMED.sub("", stem)
+        own = AUXILIARY if file.name.suffix == ".parquet" else own
         subject = row.get("subject") or own
         line = re.search(r"\d+$", place)
         return {
