@@ -52,6 +52,7 @@ def test_only_answers_with_a_confidence_and_a_correctness_count():
     assert found.confidence == pytest.approx(0.75)
     assert calibration_of(records[1:3]) is None
     assert correctness(records[3]) == 0.0
+    assert correctness(record(-0.1, accuracy=0.0, debiased_accuracy=1.0)) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 from atlas_lm.evaluation.records import AnswerRecord
 
 BINS = 10
-CORRECT = ("exact_match", "accuracy")
-"""Metrics that say whether an answer is right; the first that a record has counts."""
+CORRECT = ("exact_match", "debiased_accuracy", "accuracy")
+"""Metrics that say whether an answer is right; the first that a record has counts. A choice averaged
+over orders is the answer whose confidence is known, so its own metric comes before ``accuracy``."""
 
 
 @dataclass(frozen=True)
