@@ -12,6 +12,7 @@ from atlas_lm.cli import main
 from atlas_lm.cli.examples import training_examples
 from atlas_lm.config import RunConfig, load_recipe
 from atlas_lm.data.tinymodels import tiny_reader
+from atlas_lm.runtime.errors import InputError
 
 SENTINELS = [f"<extra_id_{n}>" for n in range(100)]
 
@@ -313,6 +314,22 @@ def test_few_shots_are_questions_each_in_all_its_orders(tiny, reader, files):
     assert len(examples) == 12
     assert len({example.id for example in examples}) == 3
     assert len({example.query for example in examples}) == 12
+
+
+def test_two_sources_of_one_task_have_ids_of_their_own(files):
+    path = f"{files}/qa.jsonl"
+    mix = f'data.mix=[{{path="{path}"}}, {{task="qa", path="{path}"}}]'
+    config = load_recipe(None, [mix], RunConfig)
+    examples = training_examples(config, config.task)
+    assert len({example.id for example in examples}) == len(examples)
+    assert list(examples.shares) == ["qa-1", "qa-2"]
+
+
+def test_the_documents_of_a_file_of_passages_are_not_known(tiny):
+    words = [f"data.train={tiny.world}/passages.jsonl", "task.task=lm"]
+    config = load_recipe(None, [*words, "task.pretext.same_document=true"], RunConfig)
+    with pytest.raises(InputError, match=r"same_document has no effect .* data\.passages"):
+        training_examples(config, config.task)
 
 
 def test_a_mixture_beside_a_single_file(tiny, reader, files, tmp_path, capsys):

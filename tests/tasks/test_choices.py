@@ -112,6 +112,13 @@ def test_any_number_of_options():
     assert len(example.choices) == 2
 
 
+def test_a_letter_that_a_saved_dataset_fills_with_null_is_no_option():
+    _, example = choose({"options": {**ROW["options"], "E": None}})
+    assert len(example.options) == 4
+    with pytest.raises(InputError, match="lettered A, C; letter them"):
+        choose({"options": {"A": "3", "B": None, "C": "5"}, "answer": "A"})
+
+
 def test_options_can_be_written_out():
     _, example = choose(write="text")
     assert example.target == "<extra_id_0> 4"

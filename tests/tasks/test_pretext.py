@@ -7,7 +7,14 @@ import pytest
 
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.tasks import PassageExamples, PretextConfig, TaskConfig, find_task, make_task
+from atlas_lm.tasks import (
+    Examples,
+    PassageExamples,
+    PretextConfig,
+    TaskConfig,
+    find_task,
+    make_task,
+)
 from atlas_lm.tasks.base import with_wording
 from atlas_lm.types import Passage
 
@@ -69,6 +76,30 @@ def test_a_decoder_only_reader_gets_numbers_in_brackets():
     example = make_task(config).of_passage(passage())
     assert "[0]" in example.query
     assert "extra_id" not in example.query + example.target
+    cited = make_task(config).of_passage(passage(f"[3] {TEXT}"))
+    assert cited.answers == example.answers  # no mark but the task's own
+
+
+@pytest.mark.parametrize("reader", ["fid", "causal"])
+@pytest.mark.parametrize("name", ["mlm", "lm", "section"])
+def test_a_target_written_word_for_word_is_the_answer(name, reader):
+    made = make_task(with_wording(TaskConfig(task=name), find_task(name), reader))
+    for draw in range(5):
+        example = made.of_passage(passage(), draw)
+        assert made.answer(example.target) == example.answers[0]
+
+
+def test_every_draw_of_a_file_of_passages_is_trained_on(tmp_path):
+    path = tmp_path / "passages.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows("A", "B")))
+    made = task("mlm", draws=3)
+    source = Examples.open(path, made, variants=True)
+    assert len(source) == 6
+    assert len({example.id for example in source}) == 6
+    assert len({example.query for example in source}) > 3
+    corpus = PassageExamples(PassageStore.open(path), made)
+    assert [example.query for example in source] == [example.query for example in corpus]
+    assert all(source[n].excluded_passage_ids == corpus[n].excluded_passage_ids for n in range(6))
 
 
 def test_lm_shows_a_share_of_the_words_between_the_bounds():

@@ -127,6 +127,8 @@ def test_a_mixture_is_a_function_of_seed_and_position(tmp_path):
 def test_a_weight_must_be_above_0(tmp_path):
     with pytest.raises(InputError, match="weight=0 of 'b'"):
         mixture(tmp_path, ("a", 3, 1), ("b", 3, 0))
+    with pytest.raises(InputError, match="weight=inf of 'a'"):
+        mixture(tmp_path, ("a", 3, float("inf")), ("b", 3, 1))
 
 
 def test_chosen_positions(tmp_path):

@@ -45,9 +45,10 @@ def training_examples(config: RunConfig, task: TaskConfig, kind: ReaderKind = "f
     if not config.data.mix:
         return _source(config, task, MixConfig(path=config.data.train, shots=config.data.shots))
     parts = []
+    names = [entry.task or task.task for entry in config.data.mix]
     for number, entry in enumerate(config.data.mix):
         worded = _task(config, entry, task, kind)
-        alone = [other.task for other in config.data.mix].count(entry.task) == 1
+        alone = names.count(worded.task) == 1
         name = worded.task if alone else f"{worded.task}-{number + 1}"
         parts.append(Part(name, _source(config, worded, entry), entry.weight))
     return Mixture(parts, seed=config.training.seed)
@@ -124,6 +125,11 @@ def _source(config: RunConfig, task: TaskConfig, entry: MixConfig) -> Source:
 
 def _rows(entry: MixConfig, task: Task, seed: int) -> Source:
     """Return the examples of a file: every variant of all its rows, or of those drawn."""
+    if isinstance(task, PretextTask) and task.config.pretext.same_document:
+        raise InputError(
+            f"task.pretext.same_document has no effect on the rows of {entry.path}, whose documents "
+            "are not known; name the passages in data.passages or data.index instead, or leave it out"
+        )
     every = Examples.open(entry.path, task, variants=True)
     if not entry.shots:
         return every

@@ -226,6 +226,7 @@ def _options(row: Mapping[str, Any], *, place: str) -> tuple[str, ...]:
             f"{place}: options is {fields.show(value)}; write an object "
             '{"A": "...", "B": "..."} or a list of strings'
         )
+    value = {letter: text for letter, text in value.items() if text is not None}
     if len(value) > len(ascii_uppercase):
         raise InputError(f"{place}: more than 26 options, and letters end at Z; give at most 26")
     letters = ascii_uppercase[: len(value)]

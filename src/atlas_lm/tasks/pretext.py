@@ -61,9 +61,12 @@ class PretextTask(TemplatedTask):
         shared = fields.common(row, known=("text", "title", "section"), place=place)
         text = fields.text(row, "text", place=place)
         title, section = (fields.optional_text(row, n, place=place) for n in ("title", "section"))
-        example = self.of_passage(Passage(shared["id"], text, title or "", section or ""))
+        passage = Passage(shared["id"], text, title or "", section or "")
+        example = self.of_passage(passage)
         if example is None:
             raise InputError(f"{place}: {self.too_short}; drop the row")
+        if self.draws > 1:
+            shared["metadata"] |= {"passage": passage}
         excluded = example.excluded_passage_ids | shared["excluded_passage_ids"]
         return replace(example, **{**shared, "excluded_passage_ids": excluded})
 
@@ -88,6 +91,25 @@ class PretextTask(TemplatedTask):
             sought=found.sought,
             overlap=guard,
             measures=("exact_match", "f1", "rouge_l"),
+        )
+
+    @property
+    def draws(self) -> int:
+        """Cuts of each passage that are trained on."""
+        return self.config.pretext.draws
+
+    def variant(self, example: Example, draw: int) -> Example:
+        """Return the example of the same passage, cut anew."""
+        other = self.of_passage(example.metadata["passage"], draw)
+        assert other is not None
+        return replace(
+            example,
+            id=f"{example.id}#{draw}",
+            query=other.query,
+            target=other.target,
+            answers=other.answers,
+            sought=other.sought,
+            overlap=other.overlap,
         )
 
     def ask(self, text: str, *, id: str = "1") -> Example:
@@ -129,7 +151,8 @@ class MLMTask(PretextTask):
 
         A last sentinel ends the target (Raffel et al. 2020, figure 2).
         """
-        text, words = passage.text, units(passage.text)
+        text = self._marks.sub("", passage.text)
+        words = units(text)
         if len(words) < 2:
             return None
         settings = self.config.pretext
@@ -165,6 +188,15 @@ class MLMTask(PretextTask):
             return config
         sentinel = "<extra_id_{n}>" if reader == "fid" else "[{n}]"
         return replace(config, pretext=replace(config.pretext, sentinel=sentinel))
+
+    def answer(self, text: str) -> str:
+        """Return what was written between the sentinels; see `Task.answer`."""
+        return " ".join(self._marks.sub(" ", super().answer(text)).split())
+
+    @property
+    def _marks(self) -> re.Pattern[str]:
+        before, _, after = (self.config.pretext.sentinel or "<extra_id_{n}>").partition("{n}")
+        return re.compile(rf"{re.escape(before)}\d+{re.escape(after)}")
 
     def _sentinel(self, number: int) -> str:
         return (self.config.pretext.sentinel or "<extra_id_{n}>").replace("{n}", str(number))

@@ -8,6 +8,7 @@ not grow with the data but for 8 bytes a row while ids are checked.
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -160,9 +161,9 @@ class Mixture(Source):
         if not parts:
             raise InputError("a mixture needs at least one source")
         for part in parts:
-            if not part.weight > 0:
+            if not 0 < part.weight < math.inf:
                 raise InputError(
-                    f"data.mix: weight={part.weight} of {part.name!r}; give a number above 0, or "
+                    f"data.mix: weight={part.weight} of {part.name!r}; give a finite number above 0, or "
                     "leave the source out"
                 )
         self.parts = tuple(parts)
