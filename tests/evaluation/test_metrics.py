@@ -5,6 +5,7 @@ import random
 import pytest
 
 from atlas_lm.evaluation.metrics import (
+    accuracy,
     answer_spans,
     exact_match,
     f1,
@@ -20,6 +21,12 @@ from atlas_lm.evaluation.metrics import (
 def test_normalisation_drops_case_punctuation_articles_and_spaces():
     assert normalize_answer(" The U.S.A.,  an\tAnswer\n") == "usa answer"
     assert normalize_answer("A. The!") == ""
+
+
+def test_accuracy_tells_titles_apart_that_exact_match_does_not():
+    assert exact_match("beatles", ["The Beatles"]) == 1.0
+    assert accuracy("beatles", ["The Beatles"]) == 0.0
+    assert accuracy(" The Beatles\n", ["Beetle", "The Beatles"]) == 1.0
 
 
 def test_answers_are_compared_with_the_best_of_several():

@@ -14,7 +14,7 @@ MEASURES: dict[str, Callable[[str, Sequence[str]], float]] = {
     "exact_match": metrics.exact_match,
     "f1": metrics.f1,
     "rouge_l": metrics.rouge_l,
-    "accuracy": metrics.exact_match,
+    "accuracy": metrics.accuracy,
 }
 """Answer and accepted answers to a number; a package may add its own under a new name."""
 

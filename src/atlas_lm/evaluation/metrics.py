@@ -24,6 +24,15 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     return _best(_equal, prediction, answers)
 
 
+def accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 where the prediction is one of the answers, letter for letter, else 0.
+
+    As KILT counts discrete outputs such as titles (Petroni et al. 2021, section 5): what exact
+    match and F1 normalise tells one title from another.
+    """
+    return float(prediction.strip() in answers)
+
+
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Return the best F1 of the prediction's tokens against those of any answer.
 
