@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 
@@ -8,7 +9,13 @@ import torch
 
 from atlas_lm.evaluation import evaluate_answers
 from atlas_lm.evaluation.answer_page import write_answer_page
-from atlas_lm.evaluation.answer_report import facts, ground, make_report, report_tables
+from atlas_lm.evaluation.answer_report import (
+    answer_names,
+    facts,
+    ground,
+    make_report,
+    report_tables,
+)
 from atlas_lm.types import Example, Generated, Passage, Retrieved
 
 EXAMPLES = [Example(str(n), f"who is {n} <b>?", "t", (f"name {n}",)) for n in range(4)]
@@ -41,6 +48,18 @@ def test_grounding_by_hand(report):
 def test_only_passages_that_were_read_count(report):
     records = report.evaluations["open"].records
     assert ground(records, 1).contained.mean == 0.5  # "nobody" stands in the second passage
+
+
+def test_a_chosen_label_is_not_sought_in_passages():
+    chosen = [dataclasses.replace(example, choices=("a", "b")) for example in EXAMPLES]
+    opened = evaluate_answers(chosen, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
+    assert ground(opened.records, 2) is None
+
+
+def test_rouge_is_reported_where_it_is_the_metric():
+    long = [dataclasses.replace(example, measures=("rouge_l", "f1")) for example in EXAMPLES]
+    written = evaluate_answers(long, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
+    assert answer_names(written) == ["rouge_l", "f1"]
 
 
 def test_the_open_book_is_compared_with_every_other_condition(report):

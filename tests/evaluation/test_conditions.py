@@ -52,6 +52,28 @@ def test_without_gold_ids_the_oracle_takes_answer_bearing_passages(atlas, asked)
         assert row[0].id in example.gold_passage_ids
 
 
+def test_pages_of_evidence_are_good_passages_and_labels_are_not_sought(atlas, asked):
+    context = dataclasses.replace(atlas.config.context, passages_from="file", n_context=1)
+    reading = atlas.with_config(dataclasses.replace(atlas.config, context=context))
+    page = Passage("3", "nothing", metadata={"wikipedia_id": 7})
+    given = (Passage("1", "nothing"), Passage("2", "SUPPORTS"), page)
+    unnamed = dataclasses.replace(
+        asked[0],
+        answers=("SUPPORTS",),
+        measures=("accuracy",),
+        gold_passage_ids=frozenset(),
+        passages=given,
+    )
+    evident = dataclasses.replace(unnamed, provenance=(frozenset({"7"}),))
+    assert [row[0].id for row in oracle_passages(reading, [unnamed, evident])] == ["1", "3"]
+    other = dataclasses.replace(unnamed, passages=(Passage("4", "nothing"), page))
+    asking = dataclasses.replace(evident, passages=())
+    third = dataclasses.replace(unnamed, passages=(Passage("5", "nothing"),))
+    for seed in range(5):
+        drawn = random_passages(reading, [asking, other, third], seed=seed)
+        assert drawn[0][0].id in {"4", "5"}
+
+
 def test_random_passages_repeat_with_the_seed_and_are_never_gold(atlas, asked):
     first = random_passages(atlas, asked, seed=1)
     assert first == random_passages(atlas, list(reversed(asked)), seed=1)[::-1]

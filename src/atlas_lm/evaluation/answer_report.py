@@ -100,18 +100,24 @@ def make_report(evaluations: Mapping[str, Evaluation], n_context: int) -> Answer
 
 
 def answer_names(evaluation: Evaluation) -> list[str]:
-    """Return the metrics of answers, those of retrieval left out."""
-    retrieval = ("recall", "mrr", "precision")
+    """Return the metrics of answers, not of retrieval; nor ROUGE-L beside exact match."""
+    retrieval = ("recall", "mrr", "precision", "leaked")
+    left_out = _LEFT_OUT if "exact_match" in evaluation.metrics else ()
     return [
         name
         for name in evaluation.metrics
-        if name not in _LEFT_OUT and not any(part in name for part in retrieval)
+        if name not in left_out and not any(part in name for part in retrieval)
     ]
 
 
 def ground(records: Sequence[AnswerRecord], n_context: int) -> Grounding | None:
-    """Return how many answers stand in the first ``n_context`` passages; None without answers."""
-    answered = [record for record in records if record.generated is not None]
+    """Return how many answers stand in the first ``n_context`` passages; None without answers.
+
+    Choices are left out: a label or option is not sought in a passage.
+    """
+    answered = [
+        record for record in records if record.generated is not None and not record.example.choices
+    ]
     if not answered:
         return None
     inside = [_stands_in(record, n_context) for record in answered]

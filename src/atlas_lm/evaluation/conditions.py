@@ -7,7 +7,7 @@ random ones what reading costs where nothing is to be found.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, overload
 
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_lm.evaluation.evaluate import DEFAULT_KS, Evaluation
+from atlas_lm.evaluation.kilt import PAGE_FIELD
 from atlas_lm.evaluation.measure import measure
+from atlas_lm.evaluation.measures import RECALL
 from atlas_lm.evaluation.metrics import answer_matcher
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
@@ -25,6 +27,9 @@ from atlas_lm.types import Batch, Example, Passage
 CONDITIONS = ("closed", "open", "oracle", "random")
 ORACLE_DEPTH = 100
 """Retrieved passages among which answer-bearing ones are looked for."""
+
+_OF_A_PAGE = 100
+"""Passages that a page may have, for the number drawn."""
 
 Given = Sequence[Sequence[Passage]]
 """The passages of every example, in their order; as many for each."""
@@ -44,9 +49,9 @@ def measure_conditions(
     - ``closed``: no passages;
     - ``open``: those that the model retrieves, or that the data file gives;
     - ``oracle``: the gold passages first, or where none are named those of the first hundred that
-      contain an answer, and then the others in their order;
+      are of a page of evidence or else contain an answer, and then the others in their order;
     - ``random``: passages drawn by ``seed`` from the corpus, or from those of other questions;
-      neither gold nor excluded ones.
+      neither gold nor excluded ones, nor any of a page of evidence.
 
     Raises:
         InputError: the model is closed book, or the corpus is too small to draw from.
@@ -100,12 +105,30 @@ def oracle_passages(atlas: Atlas, examples: Sequence[Example]) -> list[list[Pass
     for example, passages in zip(examples, candidates(atlas, examples), strict=True):
         gold = _gold(atlas, example)
         ids = {passage.id for passage in gold}
-        matches = answer_matcher(example.answers)
         others = [passage for passage in passages if passage.id not in ids]
         if not gold:
-            others.sort(key=lambda p: not matches(f"{p.heading}\n{p.text}"))
+            is_good = _judge(example)
+            others.sort(key=lambda passage: not is_good(passage))
         ranked.append([*gold, *others][:n_context])
     return ranked
+
+
+def _judge(example: Example) -> Callable[[Passage], bool]:
+    """Return what tells good passages where none are named: by page, by answer, or none is.
+
+    Labels and options are not sought in passages.
+    """
+    if example.provenance:
+        return _on_page(example)
+    if RECALL not in example.measures:
+        return lambda _: False
+    matches = answer_matcher(example.answers)
+    return lambda passage: matches(f"{passage.heading}\n{passage.text}")
+
+
+def _on_page(example: Example) -> Callable[[Passage], bool]:
+    pages = frozenset[str]().union(*example.provenance)
+    return lambda passage: str(passage.metadata.get(PAGE_FIELD)) in pages
 
 
 def candidates(atlas: Atlas, examples: Sequence[Example]) -> list[Sequence[Passage]]:
@@ -133,8 +156,14 @@ def random_passages(atlas: Atlas, examples: Sequence[Example], *, seed: int) -> 
         draw = random.Random(f"{seed} {example.id}")
         hidden = example.gold_passage_ids | example.excluded_passage_ids
         hidden |= {passage.id for passage in example.passages or ()}
-        places = draw.sample(range(len(pool)), min(len(pool), n_context + len(hidden)))
-        chosen = [passage for place in places if (passage := pool[place]).id not in hidden]
+        of_evidence = _on_page(example)
+        spare = len(hidden) + _OF_A_PAGE * sum(map(len, example.provenance))
+        places = draw.sample(range(len(pool)), min(len(pool), n_context + spare))
+        chosen = [
+            passage
+            for place in places
+            if (passage := pool[place]).id not in hidden and not of_evidence(passage)
+        ]
         if len(chosen) < n_context:
             raise InputError(
                 f"example {example.id!r}: only {len(chosen)} passages that are not its own to draw "
