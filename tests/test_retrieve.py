@@ -47,6 +47,31 @@ def test_reranking_a_fresh_index_changes_nothing(tmp_path):
     assert torch.equal(plain.rows, reranked.rows)
 
 
+def test_the_best_are_reranked_where_more_are_asked_for(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    batch = atlas.ask(["who ?", "where ?"])
+    parts = {"retriever": atlas.trained_retriever, "index": atlas.index, "store": atlas.store}
+    with torch.no_grad():
+        for parameter in atlas.trained_retriever.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    few = retrieve(batch, topk=5, n_rerank=5, **parts)
+    many = retrieve(batch, topk=12, n_rerank=5, **parts)
+    plain = retrieve(batch, topk=12, **parts)
+    assert torch.equal(many.rows[:, :5], few.rows)
+    assert not torch.equal(few.rows, plain.rows[:, :5])
+    assert torch.equal(many.rows[:, 5:], plain.rows[:, 5:])
+
+
+@pytest.mark.parametrize("n_rerank", [0, 8])
+def test_passages_are_compared_in_full_precision_under_autocast(tmp_path, n_rerank):
+    atlas, _ = open_run(draw(tmp_path))
+    batch = atlas.ask(["who ?", "where ?"])
+    parts = {"retriever": atlas.trained_retriever, "index": atlas.index, "store": atlas.store}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = retrieve(batch, topk=8, n_rerank=n_rerank, **parts)
+    assert not torch.equal(found.scores, found.scores.bfloat16().float())
+
+
 def test_given_passages_are_the_first_ones_of_the_file():
     given = tuple(Passage(str(n), "text") for n in range(3))
     retrieved = given_passages(Batch((example(passages=given),)), 2)

@@ -82,7 +82,8 @@ def retrieve(
     """Return the ``topk`` best passages of every query, best first, never an excluded one.
 
     Nor one that repeats a query's `Overlap`, as long as ``spare`` others are enough to replace
-    them; where they are not, the best of those left out fill the gap.
+    them; where they are not, the best of those left out fill the gap. Passages are compared in
+    the precision of the index and of the vectors, under any autocast.
 
     Args:
         batch: the queries, each with the passages it may not see.
@@ -90,7 +91,8 @@ def retrieve(
         index: what is searched.
         store: the passages of its rows.
         topk: passages per query.
-        n_rerank: candidates re-embedded before the best are kept; 0 for none.
+        n_rerank: candidates re-embedded before the best are kept; 0 for none. Where more are asked
+            for the others follow in the index's order.
         allowed_rows: True for the rows that may be found; all where None.
         spare: passages found beyond ``topk``, to replace those that repeat.
 
@@ -99,15 +101,18 @@ def retrieve(
     """
     with torch.no_grad(), evaluating(retriever):
         query_emb = retriever.embed_queries(batch.retriever_query)
-        found = index.search(
-            query_emb,
-            max(topk + spare, n_rerank),
-            excluded_rows(batch, store),
-            allowed_rows=allowed_rows,
-        )
-        rows, scores = found.rows.cpu(), found.scores.cpu()
-        if n_rerank > topk:
-            rows, scores = rerank(retriever, query_emb, store, rows)
+        with torch.autocast(query_emb.device.type, enabled=False):
+            found = index.search(
+                query_emb,
+                max(topk + spare, n_rerank),
+                excluded_rows(batch, store),
+                allowed_rows=allowed_rows,
+            )
+            rows, scores = found.rows.cpu(), found.scores.cpu()
+            if n_rerank:
+                best, fresh = rerank(retriever, query_emb, store, rows[:, :n_rerank])
+                rows = torch.cat([best, rows[:, n_rerank:]], dim=1)
+                scores = torch.cat([fresh.to(scores), scores[:, n_rerank:]], dim=1)
     if not any(example.overlap for example in batch.examples):
         return with_text(store, rows[:, :topk], scores[:, :topk])
     return without_overlap(batch, with_text(store, rows, scores), topk)
