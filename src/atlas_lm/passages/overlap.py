@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
+from atlas_lm.passages.chunk import CJK
 from atlas_lm.types import Overlap, Passage
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(rf"[{CJK}]|(?:(?![{CJK}])\w)+")
 
 
 class Repeats:
     """Tells which passages share a run of ``overlap.words`` words with the text, whatever the case.
 
-    A text shorter than the run is repeated by none.
+    A character counts as a word in scripts without spaces. A text shorter than the run is repeated
+    by none.
     """
 
     def __init__(self, overlap: Overlap) -> None:
