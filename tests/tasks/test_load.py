@@ -29,6 +29,18 @@ def test_gzip_byte_order_mark_and_missing_final_newline(tmp_path):
     assert len(load_examples(path, TaskConfig())) == 1
 
 
+def test_packed_with_zstandard_and_a_saved_dataset(tmp_path, monkeypatch):
+    zstandard = pytest.importorskip("zstandard")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+    plain = write(tmp_path, GOOD, {**GOOD, "id": "x"})
+    packed = tmp_path / "data.jsonl.zst"
+    packed.write_bytes(zstandard.compress(plain.read_bytes()))
+    assert load_examples(packed, TaskConfig()) == load_examples(plain, TaskConfig())
+    datasets.Dataset.from_list([GOOD, GOOD]).save_to_disk(str(tmp_path / "saved"))
+    assert len(load_examples(tmp_path / "saved", TaskConfig(), limit=1)) == 1
+
+
 def test_limit_reads_no_further(tmp_path):
     path = write(tmp_path, GOOD, GOOD, "not json")
     assert len(load_examples(path, TaskConfig(), limit=2)) == 2

@@ -19,8 +19,8 @@ from atlas_lm.evaluation.records import AnswerRecord
 
 BINS = 10
 CORRECT = ("exact_match", "debiased_accuracy", "accuracy")
-"""Metrics that say whether an answer is right; the first that a record has counts. A choice averaged
-over orders is the answer whose confidence is known, so its own metric comes before ``accuracy``."""
+"""Metrics that say whether an answer is right; the first that a record has counts. A choice
+averaged over orders has the average's confidence, so its correctness is the average's too."""
 
 
 @dataclass(frozen=True)

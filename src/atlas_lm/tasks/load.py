@@ -10,6 +10,7 @@ from atlas_lm.tasks import fields
 from atlas_lm.tasks.base import Task, TaskConfig
 from atlas_lm.tasks.jsonl import read_rows
 from atlas_lm.tasks.registry import make_task
+from atlas_lm.tasks.source import Examples
 from atlas_lm.types import Example
 
 
@@ -20,7 +21,9 @@ def load_examples(
     require_answers: bool = True,
     limit: int | None = None,
 ) -> list[Example]:
-    """Return the examples of a JSONL file (``.gz`` too), in its order; ids are unique.
+    """Return the examples of a JSONL file (``.gz``, ``.zst``) or a saved dataset, in their order.
+
+    Ids are unique.
 
     A row without an id gets its line number, counted from 1.
 
@@ -35,6 +38,8 @@ def load_examples(
     """
     if isinstance(task, TaskConfig):
         task = make_task(task)
+    if Path(path).is_dir() or Path(path).suffix == ".zst":
+        return list(Examples.open(path, task, require_answers=require_answers, limit=limit))
     examples: list[Example] = []
     lines: dict[str, int] = {}
     for line, row in islice(read_rows(path), limit):

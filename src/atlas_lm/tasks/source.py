@@ -163,8 +163,8 @@ class Mixture(Source):
         for part in parts:
             if not 0 < part.weight < math.inf:
                 raise InputError(
-                    f"data.mix: weight={part.weight} of {part.name!r}; give a finite number above 0, or "
-                    "leave the source out"
+                    f"data.mix: weight={part.weight} of {part.name!r}; give a finite number above "
+                    "0, or leave the source out"
                 )
         self.parts = tuple(parts)
         self.seed = seed
