@@ -30,6 +30,7 @@ from atlas_lm.retrieve import (
     retrieve,
 )
 from atlas_lm.retriever import BiEncoder
+from atlas_lm.retriever.embedding import inner_products
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
@@ -181,7 +182,7 @@ class Atlas:
             passage_emb = retriever.embed_passages(found)
         pool = torch.cat(distributed.gather(passage_emb))
         ids = distributed.in_order_of_ranks(passage.id for passage in found)
-        pool_score = retriever.embed_queries(measured.query) @ pool.T
+        pool_score = inner_products(retriever.embed_queries(measured.query), pool)
         if retriever.settings.similarity != "cosine":
             pool_score = pool_score / retriever.dim**0.5
         own = [[passage.id for passage in row] for row in measured.passages]

@@ -161,3 +161,29 @@ def test_two_processes_make_the_updates_of_one(plain_dir, tmp_path, kind):
     for result in results:
         for name, tensor in alone.items():
             torch.testing.assert_close(result[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_similarities_are_float32_whatever_the_precision(plain_dir, tmp_path):
+    write_corpus(tmp_path / "passages.jsonl")
+    learner = contrastive_learner(tmp_path, plain_dir, "in_batch")
+    query_emb = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    key_emb, own = query_emb.roll(1, 0), torch.arange(6)
+    exact, _ = learner._info_nce(query_emb, key_emb, own)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = learner._info_nce(query_emb, key_emb, own)
+    assert mixed.item() == exact.item()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_before_any_weight_is_lost(plain_dir, tmp_path):
+    write_corpus(tmp_path / "passages.jsonl")
+    fit = replace(FIT, save_every=1)
+    learner = contrastive_learner(tmp_path, plain_dir, "in_batch", fit)
+    sound = learner.loss
+    learner.loss = lambda step: (sound(step)[0] * (float("nan") if step == 2 else 1.0), {})
+    kept = PretrainCheckpoints(tmp_path / "run", {})
+    with pytest.raises(InputError, match=r"step 2: the gradient is not finite.*learning_rate"):
+        fit_resumably(learner, fit, kept, log=lambda *_: None)
+    step, tensors = kept.load()
+    assert step == 2
+    assert all(tensor.isfinite().all() for tensor in tensors["model"].values())
+    assert all(tensor.isfinite().all() for tensor in learner.module.parameters())

@@ -103,7 +103,8 @@ def test_a_skipped_update_is_never_the_best_and_ends_no_run(tmp_path):
     model = FakeAtlas()
     model.poisoned = frozenset(["e0"])
     done = run(tmp_path, cfg, model=model, evaluate=lambda: {"exact_match": 0.5})
-    assert done.outcome.finished and done.state.skipped > 0
+    assert done.outcome.finished
+    assert done.state.skipped > 0
     losses = {step: row["reader_loss"] for step, row in done.log if "reader_loss" in row}
     assert done.state.best.step == min(losses, key=losses.get)
 

@@ -6,6 +6,7 @@ at t goes on as if it had never stopped, and needs no generator's state to do so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -172,7 +173,11 @@ def resume_from(learner: Learner, checkpoints: PretrainCheckpoints) -> int:
 def update(
     learner: Learner, optimizer: torch.optim.Optimizer, cfg: FitConfig, step: int
 ) -> Mapping[str, float]:
-    """Make one update and return this process's share of the metrics. Collective."""
+    """Make one update and return this process's share of the metrics. Collective.
+
+    Raises:
+        InputError: the gradient is not finite; nothing was updated.
+    """
     torch.manual_seed((cfg.seed * 1_000_003 + step) * 4096 + distributed.world().rank)
     for group in optimizer.param_groups:
         group["lr"] = cfg.learning_rate_at(step)
@@ -183,13 +188,20 @@ def update(
     torch.autograd.backward(loss)
     trained = list(parameters_of(learner).values())
     sum_gradients(trained)
-    norm = nn.utils.clip_grad_norm_(trained, cfg.grad_clip or float("inf"))
+    norm = float(nn.utils.clip_grad_norm_(trained, cfg.grad_clip or math.inf))
+    if not math.isfinite(norm):
+        raise InputError(
+            f"step {step}: the gradient is not finite (the loss is {float(loss.detach())}). "
+            "--resume tries it again from the last checkpoint, whose weights are finite; otherwise "
+            "lower fit.learning_rate, raise fit.warmup_steps or set fit.precision to fp32, and "
+            "start anew in another directory"
+        )
     optimizer.step()
     learner.follow()
     return {
         **metrics,
         "loss": float(loss.detach()),
-        "grad_norm": float(norm) / distributed.world().size,
+        "grad_norm": norm / distributed.world().size,
     }
 
 

@@ -20,7 +20,12 @@ from atlas_lm.retriever.contrastive_config import ContrastiveConfig
 from atlas_lm.retriever.contrastive_data import Ids, Pair
 from atlas_lm.retriever.contrastive_sampler import PairSampler
 from atlas_lm.retriever.contrastive_shared import gather_with_gradient
-from atlas_lm.retriever.embedding import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, encode
+from atlas_lm.retriever.embedding import (
+    CPU_BATCH_TOKENS,
+    DEVICE_BATCH_TOKENS,
+    encode,
+    inner_products,
+)
 from atlas_lm.retriever.tokenization import batches_by_length, pad
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
@@ -110,7 +115,7 @@ class ContrastiveLearner:
     def _info_nce(
         self, query_emb: Float[Tensor, "n dim"], key_emb: Float[Tensor, "n_keys dim"], own: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        logits = query_emb.float() @ key_emb.float().T / self.cfg.temperature
+        logits = inner_products(query_emb, key_emb) / self.cfg.temperature
         count = self.sampler.batch_size
         loss = nn.functional.cross_entropy(logits, own, reduction="sum") / count
         right = (logits.detach().argmax(dim=-1) == own).sum()

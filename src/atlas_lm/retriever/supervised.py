@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from atlas_lm.retriever.bi_encoder import BiEncoder
 from atlas_lm.retriever.contrastive_shared import gather_with_gradient
+from atlas_lm.retriever.embedding import inner_products
 from atlas_lm.retriever.supervised_data import QuestionSampler
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
@@ -76,7 +77,7 @@ class SupervisedLearner:
                 gather_with_gradient(emb[len(positives) :]),
             ]
         )
-        logits = query_emb @ key_emb.T / self.cfg.temperature
+        logits = inner_products(query_emb, key_emb) / self.cfg.temperature
         own = torch.arange(share.start, share.stop, device=logits.device)
         count = self.sampler.batch_size
         loss = nn.functional.cross_entropy(logits, own, reduction="sum") / count
