@@ -112,6 +112,28 @@ def test_a_recipe_held_in_memory_says_how_it_could_be_resumed(tmp_path, capsys):
     assert 'order="stream"' in capsys.readouterr().err
 
 
+def test_trackers_follow_a_retriever_too_and_what_has_no_effect_is_refused(
+    bert, files, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("tensorboard")
+    options = [*FIT, *LENGTHS, f'encoder.path="{bert}"', f'data="{files["questions"]}"']
+    trained(capsys, "dpr", tmp_path / "run", *options, "--tensorboard")
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    out = ["--out", str(tmp_path / "other")]
+    for recipe, words, named in (
+        ("dpr", ["--profile", "2"], "--profile 2: has no effect"),
+        ("contriever_nano", ["--track", "wandb"], "--track wandb: has no effect"),
+        ("contriever_nano", ["--profile", "2"], "--profile 2: has no effect"),
+    ):
+        assert main(["train", recipe, *out, *words, *(options if recipe == "dpr" else [])]) == 2
+        assert named in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    for recipe in ("contriever_nano", "atlas_nano"):
+        assert main(["train", recipe, *out]) == 2
+        assert "2 were started" in capsys.readouterr().err
+
+
 def test_the_recipes_state_the_papers_hyper_parameters():
     english, many = (
         load_recipe(find_recipe(name), [], PretrainConfig) for name in ("contriever", "mcontriever")

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from atlas_lm.cli.common import print_json
-from atlas_lm.cli.joint import build_index, open_halves, run_joint, training_examples
+from atlas_lm.cli.joint import Watch, build_index, open_halves, run_joint, training_examples
 from atlas_lm.cli.nano_config import NanoConfig, NanoStage
+from atlas_lm.cli.train import refuse_several_processes, watched
 from atlas_lm.config import DataConfig, HalfConfig, RunConfig, load_recipe, save_recipe
 from atlas_lm.data.lookups import LookupConfig, lookups, split_names
 from atlas_lm.data.minipedia import prepare_minipedia
@@ -57,7 +58,9 @@ _KEPT = {
 def run_recipe(path: Path, args: argparse.Namespace) -> int:
     """Go through the stages, or on with them, and report where the model lies."""
     config = load_recipe(path, args.overrides, NanoConfig)
-    run = NanoRun(Path(args.out), config, device=args.device)
+    refuse_several_processes("a recipe of stages")
+    watch = Watch(track=watched(args), profile=args.profile)
+    run = NanoRun(Path(args.out), config, device=args.device, watch=watch)
     run.start(resume=args.resume)
     for number, stage in enumerate(config.stages):
         if not run.train(number, stage):
@@ -81,6 +84,7 @@ class NanoRun:
     out: Path
     config: NanoConfig
     device: str = "cpu"
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     def start(self, *, resume: bool) -> None:
         """Make what every stage needs: retriever, index, data and the reader as drawn.
@@ -178,7 +182,7 @@ class NanoRun:
         examples = training_examples(config, atlas.config.task)
         notice(f"{stage.name}: {len(examples)} {stage.data}, {stage.training.total_steps} updates")
         resume = any((out / "checkpoints").glob("step-*"))
-        return run_joint(atlas, config, examples, [], out, resume=resume).finished
+        return run_joint(atlas, config, examples, [], out, resume=resume, watch=self.watch).finished
 
     def measure(self, stage: NanoStage) -> None:
         """Measure a finished stage on held-out look-ups and questions, once."""

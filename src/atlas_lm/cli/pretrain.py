@@ -13,6 +13,8 @@ import torch
 
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.pretrain_config import EncoderConfig, PretrainConfig, SupervisedRun
+from atlas_lm.cli.together import joined
+from atlas_lm.cli.train import refuse_several_processes, refuse_to_watch, watched
 from atlas_lm.config import load_recipe, read_toml, save_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.passages.store import PassageStore
@@ -35,6 +37,7 @@ from atlas_lm.runtime.structure import unstructure
 from atlas_lm.training.interrupt import StopRequest
 from atlas_lm.training.lock import run_lock
 from atlas_lm.training.run_log import RunLog
+from atlas_lm.training.trackers import TrackedRun, open_trackers
 
 _DECIDES_NOTHING = ("log_every", "save_every", "keep_last", "batch_tokens")
 """Options of ``fit`` that may differ in a run that is resumed."""
@@ -47,6 +50,8 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
     config = load_recipe(path, args.overrides, PretrainConfig)
     if config.order == "stream":
         return _run(config, args, contrastive_learner)
+    refuse_several_processes('a recipe of order="memory"')
+    refuse_to_watch(args, 'a recipe of order="memory"', track=False)
     if args.resume:
         raise InputError(
             'a recipe of order="memory" cannot be resumed; run it again without --resume, or set '
@@ -154,9 +159,11 @@ def _run(
 ) -> int:
     """Train with checkpoints in ``OUT/checkpoints`` and metrics in ``OUT/metrics.jsonl``."""
     out = Path(args.out)
-    with distributed.process_group(args.device) as here:
+    refuse_to_watch(args, "a recipe that trains the retriever alone", track=True)
+    with joined(args.device, timeout_minutes=distributed.TIMEOUT / 60) as device:
+        here = distributed.world()
         with run_lock(out) if here.is_main else nullcontext(), StopRequest() as stop:
-            learner, facts = make(config, args.device)
+            learner, facts = make(config, device)
             checkpoints = PretrainCheckpoints(
                 out / "checkpoints", _identity(config, facts), keep_last=config.fit.keep_last
             )
@@ -164,7 +171,10 @@ def _run(
             distributed.barrier()
             if here.is_main:
                 save_recipe(out / "recipe.toml", config)
-            outcome = _fit(learner, config.fit, checkpoints, out, start, lambda: stop.asked)
+            run = TrackedRun(
+                out=out, title=config.title, config=checkpoints.config, first_step=start
+            )
+            outcome = _fit(learner, config.fit, checkpoints, run, watched(args), lambda: stop.asked)
         if not here.is_main:
             return 0
         if not outcome.finished:
@@ -192,15 +202,21 @@ def _fit(
     learner: Learner,
     fit: FitConfig,
     checkpoints: PretrainCheckpoints,
-    out: Path,
-    start: int,
+    run: TrackedRun,
+    track: tuple[str, ...],
     stop: Callable[[], bool],
 ) -> Any:
+    start = run.first_step
     if not distributed.world().is_main:
         return fit_resumably(
             learner, fit, checkpoints, log=lambda step, metrics: None, start=start, stop=stop
         )
-    with RunLog(out / "metrics.jsonl", total_steps=fit.steps, first_step=start) as log:
+    with RunLog(
+        run.out / "metrics.jsonl",
+        total_steps=fit.steps,
+        first_step=start,
+        trackers=open_trackers(track, run),
+    ) as log:
         return fit_resumably(learner, fit, checkpoints, log=log, start=start, stop=stop)
 
 

@@ -12,6 +12,7 @@ from atlas_lm.cli.together import joined
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.launched import launched
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
 from atlas_lm.training.trackers import TRACKERS
@@ -107,6 +108,37 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
 def watched(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the trackers asked for."""
     return (*args.track, *(["tensorboard"] if args.tensorboard else []))
+
+
+def refuse_to_watch(args: argparse.Namespace, what: str, *, track: bool) -> None:
+    """Refuse options that ``what`` has no use for.
+
+    Args:
+        args: the command's.
+        what: a kind of recipe.
+        track: whether trackers receive its metrics.
+
+    Raises:
+        InputError: ``--profile`` was given, or a tracker where there can be none.
+    """
+    if args.profile:
+        raise InputError(f"--profile {args.profile}: has no effect with {what}; leave it out")
+    if watched(args) and not track:
+        raise InputError(f"--track {watched(args)[0]}: has no effect with {what}; leave it out")
+
+
+def refuse_several_processes(what: str) -> None:
+    """Refuse to start ``what`` as one of several processes.
+
+    Raises:
+        InputError: ``torchrun`` or SLURM has started several.
+    """
+    place = launched()
+    if place is not None and place.size > 1:
+        raise InputError(
+            f"{what} runs in one process, but {place.size} were started; start atlas-lm train "
+            "without torchrun or srun"
+        )
 
 
 def _other(kind: str, path: Path, args: argparse.Namespace) -> int:
