@@ -19,6 +19,7 @@ from transformers import AutoModelForSeq2SeqLM
 from atlas_lm import Atlas
 from atlas_lm.cli import main
 from atlas_lm.cli.doctor_checks import EXTRAS
+from atlas_lm.cli.export import Opened, _last_measured
 from atlas_lm.training.lock import run_lock
 from tests.cli.test_verbs import ROOT, run_overrides, said
 
@@ -122,6 +123,13 @@ def test_anything_trained_can_be_exported(trained, tmp_path, capsys, source):
                 assert torch.equal(tensor, saved[f"reader.{name}"]), name
     assert main([*map(str, words)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_log_cut_short_by_a_kill_does_not_keep_a_model_from_its_export(tmp_path):
+    log = '{"step": 2, "time": 1.0, "exact_match": 0.5}\n{"step": 4, "exact_ma'
+    (tmp_path / "metrics.jsonl").write_text(log)
+    killed = Opened(atlas=None, step=4, run=tmp_path)
+    assert _last_measured(killed) == {"exact_match": 0.5}
 
 
 def test_what_cannot_be_exported_is_said(trained, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 
 from atlas_lm import __version__
 from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.cli.inspect_run import read_rows
 from atlas_lm.cli.joint import open_halves
 from atlas_lm.config import RunConfig, load_recipe, save_recipe
 from atlas_lm.evaluation.model_card import CardFacts, model_card
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_directory
+from atlas_lm.runtime.files import atomic_directory, read_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.structure import structure
 from atlas_lm.training import Checkpoints
@@ -149,7 +149,7 @@ def card_facts(opened: Opened, *, name: str, licence: str) -> CardFacts:
 
 def _from_checkpoint(path: Path) -> Opened:
     """Open the recipe's halves and give them a checkpoint's weights."""
-    facts = json.loads((path / "state.json").read_text("utf-8"))
+    facts = read_json(path / "state.json", what="a training checkpoint")
     config = structure(facts["config"], RunConfig, place=f"{path}/state.json")
     atlas = open_halves(config)
     modules: dict[str, Any] = {"reader": atlas.reader, "retriever": atlas.retriever}
@@ -162,9 +162,8 @@ def _last_measured(opened: Opened) -> dict[str, float]:
     log = opened.run / "metrics.jsonl" if opened.run else None
     if log is None or not log.is_file():
         return {}
-    rows = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     found: dict[str, float] = {}
-    for row in rows:
+    for row in read_rows(log):
         if opened.step is not None and row["step"] <= opened.step:
             found |= _metrics(row)
     return found

@@ -36,14 +36,19 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     log = path / "metrics.jsonl"
     if not log.is_file():
         raise InputError(f"{path}: no run (metrics.jsonl) there")
+    if not (rows := read_rows(log)):
+        raise InputError(f"{log}: empty; nothing was logged yet")
+    return rows
+
+
+def read_rows(log: Path) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl``; a line cut short by a kill is left out."""
     rows = []
     for line in log.read_text("utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    if not rows:
-        raise InputError(f"{log}: empty; nothing was logged yet")
     return rows
 
 
