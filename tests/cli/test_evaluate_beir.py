@@ -44,6 +44,8 @@ def test_a_table_for_people(beir, capsys):
         (["--beir", "none", "--data", "x.jsonl"], "leave --data"),
         (["--retriever", "bm25"], "give --data FILE"),
         (["--beir", "none", "--beir-measures", "x"], "measure 'x' is unknown"),
+        (["--beir", "none", "--beir-measures", ","], "name one, such as nDCG@10"),
+        (["--beir", "none", "--report", "r", "--limit", "3"], "leave --limit, --report out"),
         (["--beir", "BEIR"], "give --model DIR or --retriever NAME"),
     ],
 )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from atlas_lm.cli import main
 
 
@@ -41,3 +43,23 @@ def test_a_report_without_answers_is_refused(tiny, pair, tmp_path, capsys):
     assert evaluate(tiny, pair, "--report", page, "--retrieval-only") == 2
     assert "leave --retrieval-only out" in capsys.readouterr().err
     assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--limit", "-1"], "--limit -1: give at least 1"),
+        (["--bsz", "0"], "--bsz 0: give at least 1"),
+        (["--recall-at", "\u00b2"], "write depths as 1,5,20"),
+    ],
+)
+def test_numbers_that_mean_nothing(tiny, pair, words, told, capsys):
+    assert evaluate(tiny, pair, *words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_settings_of_an_encoder_that_is_not_opened_are_refused(tiny, capsys):
+    data = ("--data", str(tiny.world / "test.jsonl"), "--passages-from", "none")
+    words = ["evaluate", "--reader", str(tiny.drawn / "reader"), *data, "--pooling", "cls"]
+    assert main(words) == 2
+    assert "--pooling: has no effect without --retriever" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from atlas_lm.config import parse_override, with_overrides
@@ -19,7 +18,6 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
 from atlas_lm.tasks import (
     TASKS,
-    Examples,
     ReaderKind,
     TaskConfig,
     find_task,
@@ -130,8 +128,28 @@ def encoder_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def check_counts(args: argparse.Namespace) -> None:
+    """Refuse ``--limit`` and ``--bsz`` below 1.
+
+    Raises:
+        InputError: as said.
+    """
+    for name in ("limit", "bsz"):
+        value = getattr(args, name, None)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: give at least 1")
+
+
+def _check_encoder_settings(args: argparse.Namespace) -> None:
+    """Refuse settings of an encoder where the encoder opened says its own."""
+    if args.retriever is None and (given := encoder_settings(args)):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{named}: has no effect without --retriever; a model has its own")
+
+
 def open_retriever(args: argparse.Namespace) -> BiEncoder:
     """Open ``--retriever`` or the retriever of ``--model`` on the device asked for."""
+    _check_encoder_settings(args)
     if args.model is None and args.retriever is None:
         raise InputError("give --model DIR or --retriever NAME")
     if args.retriever is not None:
@@ -143,6 +161,8 @@ def open_retriever(args: argparse.Namespace) -> BiEncoder:
 
 def open_model(args: argparse.Namespace) -> Atlas:
     """Open ``--model``, or ``--reader`` with ``--retriever``, and ``--index`` where given."""
+    check_counts(args)
+    _check_encoder_settings(args)
     if args.model is not None and args.reader is not None:
         raise InputError("give --model or --reader, not both")
     if getattr(args, "task", None) is not None:
@@ -176,6 +196,7 @@ def open_model(args: argparse.Namespace) -> Atlas:
 
 def open_for_retrieval(args: argparse.Namespace) -> Atlas:
     """Open a retriever and its index; no reader is loaded."""
+    check_counts(args)
     retriever = open_retriever(args)
     saved = Atlas.saved_config(args.model) if args.model is not None else AtlasConfig()
     context = _filtered(dataclasses.replace(saved.context, passages_from="index"), args)
@@ -190,10 +211,6 @@ def load_data(
     args: argparse.Namespace, atlas: Atlas, *, require_answers: bool = True
 ) -> list[Example]:
     """Return the examples of ``--data`` in the words of the model's task."""
-    if Path(args.data).is_dir():
-        return list(
-            Examples.open(args.data, atlas.task, require_answers=require_answers, limit=args.limit)
-        )
     return load_examples(args.data, atlas.task, require_answers=require_answers, limit=args.limit)
 
 

@@ -139,6 +139,6 @@ def parse_depths(text: str) -> tuple[int, ...]:
         InputError: a part is not a whole number above 0.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise InputError(f"--recall-at {text!r}: write depths as 1,5,20")
     return tuple(int(part) for part in parts)

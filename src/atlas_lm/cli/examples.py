@@ -127,8 +127,9 @@ def _rows(entry: MixConfig, task: Task, seed: int) -> Source:
     """Return the examples of a file: every variant of all its rows, or of those drawn."""
     if isinstance(task, PretextTask) and task.config.pretext.same_document:
         raise InputError(
-            f"task.pretext.same_document has no effect on the rows of {entry.path}, whose documents "
-            "are not known; name the passages in data.passages or data.index instead, or leave it out"
+            f"task.pretext.same_document has no effect on the rows of {entry.path}, whose "
+            "documents are not known; name the passages in data.passages or data.index instead, or "
+            "leave it out"
         )
     every = Examples.open(entry.path, task, variants=True)
     if not entry.shots:

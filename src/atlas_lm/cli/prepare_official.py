@@ -119,7 +119,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise InputError(f"--shots {text!r}: write sizes as 15,65, or 0 for none")
     return () if parts == ["0"] else tuple(dict.fromkeys(map(int, parts)))
 
