@@ -152,3 +152,21 @@ def test_malformed_rows_name_file_and_line(tmp_path, row, told):
     assert len(rows["train"]) == 2
     assert manifest["malformed"]["rows"] == 1
     assert f"{file}:2: " in (tmp_path / "out" / "malformed.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"annotations": ["none"]},
+        {"annotations": [{"short_answers": [None]}]},
+        {"annotations": [{"short_answers": 3}]},
+        {"annotations": [annotation((0, 1))], "document_tokens": [{"html_token": True}]},
+        {"annotations": [annotation((0, 1))], "document_tokens": [{"token": None}]},
+    ],
+)
+def test_annotations_of_another_form_are_malformed_rows(tmp_path, changes):
+    file = jsonl(tmp_path / "train.jsonl", simplified(**changes), simplified())
+    with pytest.raises(InputError, match=r"train.jsonl:1: annotations or document_tokens"):
+        made(NaturalQuestions(), [file], tmp_path / "out")
+    manifest, rows = made(NaturalQuestions(), [file], tmp_path / "out", skip_malformed=True)
+    assert manifest["malformed"]["rows"] == len(rows["train"]) == 1

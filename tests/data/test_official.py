@@ -192,6 +192,15 @@ def test_wrong_sources(tmp_path, train):
         made(NaturalQuestions(), [archive], tmp_path / "out")
 
 
+def test_half_a_character_is_a_malformed_row(tmp_path):
+    rows = '[{"question": "q \\ud800", "answers": ["a"]},\n{"question": "q", "answers": ["a"]}]'
+    file = write(tmp_path / "train.json", rows)
+    with pytest.raises(InputError, match=r"train.json:1: half of a surrogate pair"):
+        made(NaturalQuestions(), [file], tmp_path / "out")
+    _, written = made(NaturalQuestions(), [file], tmp_path / "out", skip_malformed=True)
+    assert len(written["train"]) == 1
+
+
 def test_all_rows_malformed_is_an_error_whatever_is_asked(tmp_path):
     file = jsonl(tmp_path / "train.jsonl", {"id": 1}, {"id": 2})
     with pytest.raises(InputError, match=r"every row is malformed; the first: .*:1: missing"):

@@ -94,7 +94,7 @@ class Mmlu(OfficialDataset):
         if not all(options.values()):
             blank = next(letter for letter, text in options.items() if not text)
             raise InputError(f"{place}: option {blank} is blank; write something there")
-        if answer not in options:
+        if not isinstance(answer, str) or answer not in options:
             raise InputError(
                 f"{place}: answer {answer!r} is none of the options {', '.join(options)}; give the "
                 "letter of one"

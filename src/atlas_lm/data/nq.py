@@ -68,7 +68,13 @@ class NaturalQuestions(OfficialDataset):
     def convert(self, row: Any, *, place: str, file: OpenedFile) -> dict[str, Any] | LeftOut:
         """Return ``{question, answers}``; see `OfficialDataset.convert`."""
         if "question_text" in row or "annotations" in row:
-            return _annotated(row, place=place)
+            try:
+                return _annotated(row, place=place)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{place}: annotations or document_tokens are not as Natural Questions writes "
+                    f"them ({type(error).__name__}: {error}); give the official file as it was"
+                ) from error
         question = fields.text(row, "question", place=place).strip()
         answers = strings(row, "answers" if "answers" in row else "answer", place=place)
         need_answers(answers, place=place, file=file)

@@ -135,6 +135,8 @@ def _convert(
         for file, place, raw in _raw_rows(dataset, inputs):
             try:
                 row = dataset.convert(dataset.read(raw, place=place), place=place, file=file)
+                if not isinstance(raw, bytes):
+                    _check_text(row, place=place)
             except InputError as error:
                 if not settings.skip_malformed:
                     raise InputError(f"{error} (--skip-malformed leaves such rows out)") from error
@@ -154,6 +156,14 @@ def _convert(
     if not tally.rows:
         raise InputError(_nothing(inputs, tally))
     return tally
+
+
+def _check_text(row: dict[str, Any] | LeftOut, *, place: str) -> None:
+    """Refuse a row with half a character, which a JSON list may spell as an escape."""
+    try:
+        orjson.dumps(row)
+    except orjson.JSONEncodeError as error:
+        raise InputError(f"{place}: half of a surrogate pair ({error}); mend the text") from error
 
 
 def _raw_rows(
