@@ -85,6 +85,9 @@ def test_dpr_runs_small_with_two_encoders_and_goes_on_where_it_was(bert, files, 
         assert torch.equal(left, right)
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert main(["inspect", "run", str(tmp_path / "cut")]) == 0
+    assert "loss" in capsys.readouterr().out.lower()
+    assert (tmp_path / "cut" / "run_card.html").is_file()
 
 
 def test_an_encoder_from_scratch_is_streamed_too(files, tmp_path, capsys):
@@ -175,6 +178,8 @@ def test_contriever_nano_makes_the_very_same_weights():
     ("options", "named"),
     [
         (["encoder.path=x"], "order="),
+        (["fit.batch_size=7"], 'no effect with order="memory"'),
+        (["order=stream", "contrastive.steps=7"], r"contrastive\.steps has no effect.*fit\.steps"),
         (["order=stream", "passages=['a']", "mix.corpora=[{passages=['b']}]"], "both given"),
         (["order=stream", "mix.corpora=[{name='en'}]"], "en names no passage file"),
     ],

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas_lm import __version__
-from atlas_lm.config import RunConfig, load_recipe
+from atlas_lm.config import RunConfig, load_recipe, read_toml
 from atlas_lm.evaluation import Metrics, RunFacts, write_run_card
 from atlas_lm.evaluation.curves import panels
 from atlas_lm.evaluation.terminal import draw
@@ -61,8 +61,8 @@ def show_run(path: Path) -> Path:
     history = read_history(path)
     console = Console()
     curves = [{k: v for k, v in row.items() if not k.startswith(_OF_THE_CLOCK)} for row in history]
-    main, _ = panels(curves)
-    console.print(Columns([draw(panel) for panel in main], padding=(1, 4)))
+    main, rest = panels(curves)
+    console.print(Columns([draw(panel) for panel in main or rest], padding=(1, 4)))
     if phases := read_phases(path, history):
         console.print(_phase_table(phases))
     if best := _best(path):
@@ -98,13 +98,15 @@ def write_card(path: Path, history: Sequence[Mapping[str, Any]]) -> Path:
     if card.is_file() and NOTE not in card.read_text("utf-8"):
         return card
     recipe = path / "recipe.toml"
-    config = load_recipe(recipe, (), RunConfig) if recipe.is_file() else RunConfig()
+    tables = read_toml(recipe) if recipe.is_file() else {}
+    joint = recipe.is_file() and tables.get("kind", "joint") == "joint"
+    config = load_recipe(recipe, (), RunConfig) if joint else RunConfig()
     latest = {name: value for row in history for name, value in row.items()}
     phases = read_phases(path, history)
     write_run_card(
         card,
-        title=config.title or path.resolve().name,
-        config=unstructure(config) if recipe.is_file() else {},
+        title=str(tables.get("title") or path.resolve().name),
+        config=unstructure(config) if joint else tables,
         history=[{k: v for k, v in row.items() if not k.startswith("peak_mb_")} for row in history],
         before=Metrics({}),
         after=Metrics({}),

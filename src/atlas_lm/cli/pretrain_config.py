@@ -24,6 +24,20 @@ class EncoderConfig:
     """From scratch: passages that the vocabulary is learned from."""
 
 
+_OF_MEMORY = {
+    "batch_size": "batch_size",
+    "steps": "steps",
+    "embedding_steps": "",
+    "learning_rate": "learning_rate",
+    "warmup": "warmup_steps",
+    "weight_decay": "weight_decay",
+    "grad_clip": "grad_clip",
+    "half_precision": "",
+}
+"""Options of ``contrastive`` that hold with order="memory" alone, and those of ``fit`` that do what
+they do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """A retriever from passages alone."""
@@ -48,6 +62,17 @@ class PretrainConfig:
                 'encoder.path and mix.corpora need order="stream"; order="memory" makes an encoder '
                 "from scratch from one corpus"
             )
+        if self.order == "memory" and self.fit != FitConfig():
+            raise InputError(
+                'the options of fit have no effect with order="memory"; give batch_size, steps, '
+                'learning_rate and so on in contrastive, or set order="stream"'
+            )
+        for name in _OF_MEMORY if self.order == "stream" else ():
+            if getattr(self.contrastive, name) != getattr(ContrastiveConfig(), name):
+                raise InputError(
+                    f'contrastive.{name} has no effect with order="stream"; leave it out'
+                    + (f", or give fit.{_OF_MEMORY[name]}" if _OF_MEMORY[name] else "")
+                )
         if self.passages and self.mix.corpora:
             raise InputError("passages and mix.corpora are both given; leave one of them out")
 
