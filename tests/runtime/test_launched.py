@@ -1,5 +1,6 @@
 import pytest
 
+from atlas_lm.runtime.distributed import own_gpu
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.launched import first_host, launched
 
@@ -46,3 +47,10 @@ def test_the_first_host_of_a_list(nodes, host):
 def test_a_missing_number_is_named():
     with pytest.raises(InputError, match="WORLD_SIZE"):
         launched({"RANK": "0", "WORLD_SIZE": "many"})
+
+
+def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_is_shown():
+    assert [own_gpu(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert own_gpu(3, 1) == 0  # srun --gpus-per-task 1
+    with pytest.raises(InputError, match="finds 2 GPUs"):
+        own_gpu(2, 2)

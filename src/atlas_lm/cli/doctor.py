@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.cli.device import device
 from atlas_lm.cli.doctor_checks import Check, all_checks
 from atlas_lm.runtime.errors import InputError
 
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--gradients", metavar="RECIPE", help="make one toy step of this recipe; nothing is saved"
     )
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="of the recipe")
-    parser.add_argument("--device", default="cpu", help="of the toy step (default: cpu)")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="of the toy step (default: cpu)"
+    )
     add_json_argument(parser)
 
 

@@ -17,6 +17,7 @@ from atlas_lm.cli.common import (
     open_retriever,
     print_json,
 )
+from atlas_lm.cli.device import device
 from atlas_lm.index import Fingerprint, IndexSettings, build
 from atlas_lm.index.build import Embed
 from atlas_lm.index.choose import choose
@@ -82,7 +83,9 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("encoder")
     group.add_argument("--model", metavar="DIR", help="use this model's passage encoder")
     add_retriever_arguments(group)
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+    )
     group.add_argument("--bf16", action="store_true", help="encode under bf16 autocast")
     group.add_argument("--batch-tokens", type=int, metavar="N", help="tokens encoded at a time")
 

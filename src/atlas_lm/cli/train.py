@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from atlas_lm.cli.common import add_json_argument, print_json
+from atlas_lm.cli.device import device
 from atlas_lm.cli.fits import refuse_what_cannot_fit
 from atlas_lm.cli.joint import Watch, open_halves, open_or_build_index, run_joint, training_examples
 from atlas_lm.cli.together import joined
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="table.key=value")
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's directory")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    parser.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+    )
     parser.add_argument(
         "--track",
         action="append",

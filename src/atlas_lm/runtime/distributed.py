@@ -87,7 +87,7 @@ def process_group(
         return
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(own_gpu(place.local_rank, torch.cuda.device_count()))
     limit = datetime.timedelta(seconds=timeout)
     place.export()
     store, rank, size = next(rendezvous("env://", place.rank, place.size, timeout=limit))
@@ -107,6 +107,24 @@ def process_group(
             raise
         raise OtherProcessFailed(first) from error
     dist.destroy_process_group()
+
+
+def own_gpu(local_rank: int, visible: int) -> int:
+    """Return which of the GPUs that this process sees is its own.
+
+    The one of its local rank; the only one where the launcher shows each process its own alone.
+
+    Raises:
+        InputError: there are fewer GPUs than processes on this machine.
+    """
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise InputError(
+            f"process {local_rank} of this machine finds {visible} GPUs; start as many processes "
+            "on each machine as it has GPUs, or leave out --device cuda"
+        )
+    return local_rank
 
 
 def _first_cause(store: Any, place: Place, error: Exception) -> str | None:

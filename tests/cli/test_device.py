@@ -1,0 +1,28 @@
+import argparse
+
+import pytest
+import torch
+
+from atlas_lm.cli import main
+from atlas_lm.cli.device import device
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    "words", [["train", "tinyworld", "--out", "x"], ["doctor"], ["index", "build"]]
+)
+def test_a_device_that_is_not_there_is_an_error_and_no_traceback(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--device", "cuda"])
+    assert end.value.code == 2
+    assert "PyTorch sees 0 GPUs" in capsys.readouterr().err
+
+
+def test_devices_are_those_that_pytorch_sees(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device(name) for name in ("cpu", "cuda", "cuda:1")] == ["cpu", "cuda", "cuda:1"]
+    with pytest.raises(argparse.ArgumentTypeError, match="sees 2 GPUs"):
+        device("cuda:2")
+    with pytest.raises(argparse.ArgumentTypeError, match="'gpu' is no device"):
+        device("gpu")
