@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.phases import Phases, untimed
 
 Signal = Literal["passage_log_likelihood", "leave_one_out", "attention_mass"]
@@ -210,7 +211,7 @@ class Generation:
     """How answers are written."""
 
     max_new_tokens: int = 32
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens; one that is held to given answers may be as long as they are."""
     min_new_tokens: int = 0
     """Shortest answer, in tokens."""
     num_beams: int = 1
@@ -222,6 +223,16 @@ class Generation:
     allowed: str = ""
     """A file of the only answers that may be written, one a line; empty: any, but where the task
     has choices only those."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_beams"):
+            if getattr(self, name) < 1:
+                raise InputError(f"generation.{name}={getattr(self, name)}: give 1 or more")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise InputError(
+                f"generation.min_new_tokens={self.min_new_tokens}: give 0 or more, at most "
+                f"max_new_tokens={self.max_new_tokens}"
+            )
 
 
 Inputs = TypeVar("Inputs", bound="ReaderInputs")

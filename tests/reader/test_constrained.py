@@ -115,3 +115,13 @@ def test_a_decoder_only_reader_continues_a_prompt():
         inputs, Generation(max_new_tokens=8), decoder_prompt=["c"], allowed=allowed
     )
     assert written[0].text == "d"
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_no_allowed_answer_is_cut_by_the_length_of_others(fid, num_beams):
+    generation = Generation(max_new_tokens=1, num_beams=num_beams)
+    long = ["red sky blue", "blue red sea"]
+    assert fid.generate(inputs_of(fid, 1), generation, allowed=[long])[0].text in long
+    reader = toy_reader()
+    inputs = reader.collate(["who"], [[Passage("1", "a b")]])
+    assert reader.generate(inputs, generation, allowed=[("a b c d",)])[0].text == "a b c d"

@@ -208,6 +208,7 @@ class CausalReader(nn.Module):
         constraint = None
         if allowed is not None:
             constraint = Constraint([self._allowed(tuple(each)) for each in allowed], prompts)
+            generation = constraint.bounded(generation)
         rows = Rows(inputs.passages, inputs.query, pad([[0]] * len(inputs)).to(self.device))
         ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
         search = greedy if generation.num_beams == 1 else beam_search

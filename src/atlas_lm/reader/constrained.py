@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import Generation
 
 _BEYOND = 1 << 31
 """Greater than any token id."""
@@ -27,6 +30,11 @@ class AllowedAnswers:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest answer, its end included."""
+        return max(map(len, self._rows))
 
     def following(self, beginning: Sequence[int]) -> list[int]:
         """Return the tokens that can follow a beginning, ascending; none behind a whole answer."""
@@ -55,6 +63,11 @@ class Constraint:
             for query, prompt in zip(answers, prompts or [()] * len(answers), strict=True)
         ]
         """What of each query's answer its prompt has written already."""
+
+    def bounded(self, generation: Generation) -> Generation:
+        """Return ``generation`` with room for every answer: none is cut to what is not allowed."""
+        longest = max((answers.longest for answers in self._answers), default=0)
+        return replace(generation, max_new_tokens=max(generation.max_new_tokens, longest))
 
     def following(self, query: int, written: Sequence[int]) -> list[int]:
         """Return the tokens that may follow what was written for a query behind its prompt."""

@@ -247,18 +247,20 @@ class FiDReader(nn.Module):
         Each answer continues its ``decoder_prompt``, where given; the prompt is not part of it.
         With ``allowed`` it is one of the query's targets.
         """
+        generation = generation or Generation()
         prompt = rows = constraint = None
         if decoder_prompt is not None:
             rows = self.tokenizer(list(decoder_prompt), add_special_tokens=False).input_ids
             prompt = left_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
         if allowed is not None:
             constraint = Constraint([self._allowed(tuple(each)) for each in allowed], rows)
+            generation = constraint.bounded(generation)
         with evaluating(self), torch.no_grad():
             return generate_answers(
                 self.model,
                 self.tokenizer,
                 self.encode(inputs),
-                generation or Generation(),
+                generation,
                 prompt,
                 constraint,
             )
