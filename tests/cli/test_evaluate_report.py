@@ -51,6 +51,10 @@ def test_a_report_without_answers_is_refused(tiny, pair, tmp_path, capsys):
         (["--limit", "-1"], "--limit -1: give at least 1"),
         (["--bsz", "0"], "--bsz 0: give at least 1"),
         (["--recall-at", "\u00b2"], "write depths as 1,5,20"),
+        (["--report", "."], "--report .: is a directory; name a file"),
+        (["--retrieval-only", "--passages-from", "none"], "leave --passages-from none out"),
+        (["--set", "generation.max_new_tokens=0"], "generation.max_new_tokens=0: give 1 or more"),
+        (["--set", "generation.min_new_tokens=99"], "generation.min_new_tokens=99: give 0"),
     ],
 )
 def test_numbers_that_mean_nothing(tiny, pair, words, told, capsys):

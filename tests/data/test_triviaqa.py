@@ -121,3 +121,8 @@ def test_malformed_rows(tmp_path, row, told):
     with pytest.raises(InputError, match=told) as caught:
         made(TriviaQA(), [file], tmp_path / "out")
     assert str(caught.value).startswith(f"{file}:{second}: ")
+
+
+def test_a_list_of_dev_questions_that_is_not_there():
+    with pytest.raises(InputError, match=r"--dev-ids none\.json: no such file"):
+        TriviaQA("none.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -74,6 +75,11 @@ def run(args: argparse.Namespace) -> int:
     conditions = parse_conditions(args.conditions)
     if args.report and args.retrieval_only:
         raise InputError("--report is about answers; leave --retrieval-only out")
+    if args.retrieval_only and args.passages_from == "none":
+        raise InputError("--retrieval-only measures passages; leave --passages-from none out")
+    for option in ("report", "predictions"):
+        if getattr(args, option) and Path(getattr(args, option)).is_dir():
+            raise InputError(f"--{option} {getattr(args, option)}: is a directory; name a file")
     atlas = open_model(args)
     examples = load_data(args, atlas)
     if args.report:

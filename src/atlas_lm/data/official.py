@@ -25,6 +25,7 @@ from atlas_lm.data.official_files import (
     locate,
     opened,
 )
+from atlas_lm.data.official_rows import check_text
 from atlas_lm.data.official_shots import split_off, write_shots
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_json, sha256_file, write_json
@@ -136,7 +137,7 @@ def _convert(
             try:
                 row = dataset.convert(dataset.read(raw, place=place), place=place, file=file)
                 if not isinstance(raw, bytes):
-                    _check_text(row, place=place)
+                    check_text(row, place=place)
             except InputError as error:
                 if not settings.skip_malformed:
                     raise InputError(f"{error} (--skip-malformed leaves such rows out)") from error
@@ -156,14 +157,6 @@ def _convert(
     if not tally.rows:
         raise InputError(_nothing(inputs, tally))
     return tally
-
-
-def _check_text(row: dict[str, Any] | LeftOut, *, place: str) -> None:
-    """Refuse a row with half a character, which a JSON list may spell as an escape."""
-    try:
-        orjson.dumps(row)
-    except orjson.JSONEncodeError as error:
-        raise InputError(f"{place}: half of a surrogate pair ({error}); mend the text") from error
 
 
 def _raw_rows(

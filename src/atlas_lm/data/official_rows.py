@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
+import orjson
+
 from atlas_lm.data.official_files import OpenedFile
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.tasks.jsonl import parse_row
@@ -55,6 +57,18 @@ def parsed(raw: Any, *, place: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{place}: {str(raw)[:60]!r} is no JSON object; every row must be one")
     return raw
+
+
+def check_text(row: Any, *, place: str) -> None:
+    """Refuse a row with half a character, which a JSON list may spell as an escape.
+
+    Raises:
+        InputError: as said.
+    """
+    try:
+        orjson.dumps(row)
+    except orjson.JSONEncodeError as error:
+        raise InputError(f"{place}: half of a surrogate pair ({error}); mend the text") from error
 
 
 def array_rows(content: IO[bytes], place: str, key: str | None) -> Iterator[tuple[str, Any]]:

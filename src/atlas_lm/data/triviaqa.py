@@ -42,6 +42,8 @@ class TriviaQA(OfficialDataset):
     suffixes: ClassVar[tuple[str, ...]] = (".json", ".parquet")
 
     def __init__(self, dev_ids: str | None = None) -> None:
+        if dev_ids is not None and not Path(dev_ids).is_file():
+            raise InputError(f"--dev-ids {dev_ids}: no such file; give a JSON list of questions")
         self._dev_ids = dev_ids
 
     @staticmethod
