@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from atlas_lm.cli.device import device
 from atlas_lm.config import parse_override, with_overrides
 from atlas_lm.model import Atlas, AtlasConfig
 from atlas_lm.reader import open_reader
@@ -54,7 +55,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="change an option saved with the model: task.choices.debias=cyclic, "
         "generation.num_beams=4, reader.query_maxlength=512; may be given several times",
     )
-    group.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    group.add_argument(
+        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+    )
 
 
 def add_retriever_arguments(group: Any) -> None:
