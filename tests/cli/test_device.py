@@ -9,7 +9,13 @@ from atlas_lm.cli.device import device
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    "words", [["train", "tinyworld", "--out", "x"], ["doctor"], ["index", "build"]]
+    "words",
+    [
+        ["train", "tinyworld", "--out", "x"],
+        ["doctor"],
+        ["index", "build"],
+        ["answer", "--reader", "x"],
+    ],
 )
 def test_a_device_that_is_not_there_is_an_error_and_no_traceback(words, capsys):
     with pytest.raises(SystemExit) as end:
