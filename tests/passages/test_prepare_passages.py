@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from atlas_lm.cli import main
-from atlas_lm.passages import duplicates
 from atlas_lm.passages.prepare import ChunkSettings, prepare_passages
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
@@ -105,10 +105,7 @@ def test_exact_and_near_duplicates_are_dropped(tmp_path):
 
 
 def test_near_without_its_package(tmp_path, monkeypatch):
-    def absent(name: str):
-        raise ImportError(name)
-
-    monkeypatch.setattr(duplicates.importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(InputError, match=r"pip install 'atlas-lm\[prepare\]'"):
         prepare_passages(
             write_duplicates(tmp_path), tmp_path / "o.jsonl", ChunkSettings(drop_duplicates="near")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.index import read_manifest
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json
+from atlas_lm.runtime.structure import dotted
 
 HELP = "Show what a run, a checkpoint, a model, an index or a benchmark directory holds."
 EXAMPLE = (
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(described)
         return 0
     table = Table("field", "value", title=f"{path}: {described['kind']}")
-    for name, value in flat(described).items():
+    for name, value in dotted(described).items():
         if name != "kind":
             table.add_row(name, str(value))
     Console().print(table)
@@ -138,14 +139,3 @@ _KINDS: tuple[tuple[str, str, Callable[[Path], dict[str, Any]]], ...] = (
     ("metrics.jsonl", "run", _run),
     ("manifest.json", "manifest", _manifest),
 )
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import orjson
 
 from atlas_lm.data.official_files import OpenedFile
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 from atlas_lm.tasks.jsonl import parse_row
 
 BLOCK_CHARS = 1 << 20
@@ -190,14 +190,9 @@ def parquet_rows(file: OpenedFile) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         InputError: pyarrow is not installed, or the file is damaged.
     """
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-        fault = importlib.import_module("pyarrow").ArrowException
-    except ImportError:
-        raise InputError(
-            f"{file.place}: reading Parquet needs the pyarrow package; "
-            "run pip install 'atlas-lm[corpora]'"
-        ) from None
+    needs = f"{file.place}: reading Parquet needs the pyarrow package"
+    parquet = library("pyarrow.parquet", needs=needs, extra="corpora")
+    fault = library("pyarrow", needs=needs, extra="corpora").ArrowException
     number = 0
     try:
         for batch in parquet.ParquetFile(file.content).iter_batches(1024):

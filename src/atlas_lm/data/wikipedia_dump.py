@@ -14,6 +14,7 @@ from typing import IO, Any
 from xml.etree.ElementTree import ParseError
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 
 MAGIC = {b"BZh": "bz2", b"\x1f\x8b": "gz"}
 _ARTICLES, _FILES, _CATEGORIES = 0, 6, 14
@@ -131,9 +132,5 @@ def _unpacked(disk: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("mwxml")
-    except ImportError:
-        raise InputError(
-            "reading a Wikipedia dump needs the mwxml package; run pip install 'atlas-lm[prepare]'"
-        ) from None
+    needs = "reading a Wikipedia dump needs the mwxml package"
+    return library("mwxml", needs=needs, extra="prepare")

@@ -6,7 +6,6 @@ that stand for no words of the text. Tables are left out unless they are asked f
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from atlas_lm.data.wikipedia_templates import (
     template_text,
 )
 from atlas_lm.passages.documents import Block, Document, Outline, flat
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 
 SKIPPED_SECTIONS = frozenset(
     {"see also", "references", "external links", "further reading", "notes", "bibliography"}
@@ -224,10 +223,5 @@ def _tags(wikicode: Any, *names: str) -> list[Any]:
 
 @cache
 def _parser() -> Any:
-    try:
-        return importlib.import_module("mwparserfromhell")
-    except ImportError:
-        raise InputError(
-            "reading wikitext needs the mwparserfromhell package; "
-            "run pip install 'atlas-lm[prepare]'"
-        ) from None
+    needs = "reading wikitext needs the mwparserfromhell package"
+    return library("mwparserfromhell", needs=needs, extra="prepare")

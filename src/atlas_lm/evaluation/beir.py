@@ -7,7 +7,6 @@ passage with the query's own id is not counted as found.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import orjson
 from atlas_lm.evaluation.bootstrap import Estimate, estimate
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.extras import library
 from atlas_lm.runtime.files import atomic_path
 from atlas_lm.runtime.logs import track
 from atlas_lm.tasks import fields, read_rows
@@ -226,9 +226,5 @@ def _existing(path: Path, name: str) -> Path:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("ir_measures")
-    except ImportError:
-        raise InputError(
-            "BEIR's measures need the ir-measures package; run pip install 'atlas-lm[evaluation]'"
-        ) from None
+    needs = "BEIR's measures need the ir-measures package"
+    return library("ir_measures", needs=needs, extra="evaluation")

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from atlas_lm.passages.format import format_passage
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 from atlas_lm.runtime.logs import track
 
 _WORD = re.compile(r"\w+")
@@ -120,12 +121,7 @@ class Bm25:
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("bm25s")
-    except ImportError:
-        raise InputError(
-            "BM25 needs the bm25s package; run pip install 'atlas-lm[evaluation]'"
-        ) from None
+    return library("bm25s", needs="BM25 needs the bm25s package", extra="evaluation")
 
 
 @cache

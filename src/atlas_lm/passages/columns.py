@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.extras import library
 from atlas_lm.runtime.files import read_json
 
 ROWS_AT_ONCE = 1024
@@ -134,10 +135,5 @@ def _check_columns(names: Iterable[str], path: Path) -> None:
 
 
 def _pyarrow(path: Path, what: str) -> Any:
-    try:
-        return importlib.import_module("pyarrow")
-    except ImportError:
-        raise InputError(
-            f"{path}: reading {what} needs pyarrow; run pip install 'atlas-lm[corpora]', "
-            "or write the passages as JSONL"
-        ) from None
+    needs = f"{path}: reading {what} needs pyarrow"
+    return library("pyarrow", needs=needs, extra="corpora", otherwise="write the passages as JSONL")

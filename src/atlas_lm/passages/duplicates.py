@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable
 from typing import Literal
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 
 Drop = Literal["exact", "near"]
 PERMUTATIONS = 128
@@ -40,13 +39,8 @@ def duplicate_check(kind: Drop, similarity: float = 0.8) -> Callable[[str], Drop
 
 
 def _near(similarity: float) -> Callable[[list[str]], bool]:
-    try:
-        datasketch = importlib.import_module("datasketch")
-    except ImportError:
-        raise InputError(
-            "--drop-duplicates near needs datasketch; run pip install 'atlas-lm[prepare]', "
-            "or give exact"
-        ) from None
+    needs = "--drop-duplicates near needs datasketch"
+    datasketch = library("datasketch", needs=needs, extra="prepare", otherwise="give exact")
     table = datasketch.MinHashLSH(threshold=min(similarity, 0.98), num_perm=PERMUTATIONS)
     kept: list[object] = []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 
 BLOCK_BYTES = 1 << 20
 
@@ -57,13 +58,8 @@ def _decompressor(path: Path) -> tuple[Any, type[Exception]]:
         return own.ZstdDecompressor, own.ZstdError
     except ImportError:
         pass
-    try:
-        zstandard = importlib.import_module("zstandard")
-    except ImportError:
-        raise InputError(
-            f"{path}: reading .zst needs the zstandard package; "
-            "run pip install 'atlas-lm[corpora]', or unpack the file"
-        ) from None
+    needs = f"{path}: reading .zst needs the zstandard package"
+    zstandard = library("zstandard", needs=needs, extra="corpora", otherwise="unpack the file")
     largest_window = 1 << 31
     return (
         lambda: zstandard.ZstdDecompressor(max_window_size=largest_window).decompressobj(),

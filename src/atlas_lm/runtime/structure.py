@@ -32,6 +32,17 @@ def unstructure(config: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", _without_none(_plain(dataclasses.asdict(config))))
 
 
+def dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def changed_from_defaults(config: Any) -> dict[str, Any]:
     """Return ``dotted key -> value`` for every value that is not its dataclass's default."""
     changed: dict[str, Any] = {}

@@ -7,7 +7,6 @@ directory; a directory of ``datasets.Dataset.save_to_disk`` is mapped.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import weakref
 from pathlib import Path
@@ -20,6 +19,7 @@ from atlas_lm.passages.convert import open_source
 from atlas_lm.passages.scan import scan
 from atlas_lm.passages.sidecar import load_layout
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.extras import library
 from atlas_lm.tasks.jsonl import parse_row
 
 _OTHER_FORMS = {b"PAR1": "Parquet", b"ARROW1": "an Arrow file", b"PK\x03\x04": "a zip archive"}
@@ -105,13 +105,10 @@ class DatasetRows:
     """The rows of a directory written by ``datasets.Dataset.save_to_disk``, mapped."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            arrow = importlib.import_module("pyarrow")
-        except ImportError:
-            raise InputError(
-                f"{path}: reading a saved dataset needs pyarrow; run pip install "
-                "'atlas-lm[corpora]', or write the rows as JSONL"
-            ) from None
+        needs = f"{path}: reading a saved dataset needs pyarrow"
+        arrow = library(
+            "pyarrow", needs=needs, extra="corpora", otherwise="write the rows as JSONL"
+        )
         self._path = path
         self._batches: list[Any] = []
         digest = hashlib.sha256()

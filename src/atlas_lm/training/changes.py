@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from atlas_lm.runtime.logs import warn
+from atlas_lm.runtime.structure import dotted
 
 MAY_CHANGE = (
     "log_every",
@@ -20,7 +21,7 @@ MAY_CHANGE = (
 
 def warn_of_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Name every option that differs from the saved run's and can matter."""
-    before, after = _flat(saved), _flat(now)
+    before, after = dotted(saved), dotted(now)
     may_change = {f"training.{name}" for name in MAY_CHANGE}
     changed = [
         f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
@@ -29,13 +30,3 @@ def warn_of_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if saved and now and changed:
         warn(f"resuming with other options than the saved run's: {'; '.join(changed)}")
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
