@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+from collections.abc import Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from cells import load_cell, measured
-from minipedia_setup import STARTS, UNTRAINED, Minipedia, Schedule, trainable
+from minipedia_setup import DEPTH, STARTS, UNTRAINED, Minipedia, Schedule, trainable
 from safetensors.torch import save_file
 from teacher import (
     NEEDS,
@@ -21,11 +24,13 @@ from teacher import (
     train_reader,
     untaught,
 )
+from torch import Tensor
 from tuning import Learning, choose, objective_config, run_config
 
 from atlas_lm.cli.joint import build_index, open_halves, run_joint
 from atlas_lm.cli.quickstart import with_demonstrations
 from atlas_lm.config import RunConfig
+from atlas_lm.evaluation.bm25 import Bm25
 from atlas_lm.model import Atlas
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.staleness import train_query_side_only
@@ -40,6 +45,15 @@ VARIANTS: dict[str, tuple[int, tuple[str, ...]]] = {
 """Rounds of signals, and other overrides; with both towers the index is refreshed after each."""
 
 
+def every_rank(found: Sequence[Sequence[int]], count: int) -> Tensor:
+    """Return rankings of `DEPTH` of ``count`` rows; a shorter one goes on with the first others."""
+    full = []
+    for rows in found:
+        others = (row for row in range(count) if row not in set(rows))
+        full.append(list(islice(chain(rows, others), DEPTH)))
+    return torch.tensor(full)
+
+
 class JointWork:
     """What each cell does; a method returns what is kept of it."""
 
@@ -52,9 +66,8 @@ class JointWork:
     def retrieval(self, name: str) -> dict[str, Any]:
         world = self.world
         if name == "bm25":
-            from bm25 import bm25_rows
-
-            rows = bm25_rows(world.store, world.test)
+            queries = [example.query for example in world.test]
+            rows = every_rank(Bm25(world.store).search(queries, DEPTH), len(world.store))
         else:
             rows = world.rank(world.searching(name), world.test)
         world.save_ranking(name, rows)
