@@ -7,14 +7,18 @@ import pytest
 from safetensors.torch import load_file
 
 from atlas_lm.cli import main
+from atlas_lm.cli.nano import NanoRun
 from atlas_lm.cli.nano_config import NanoConfig
 from atlas_lm.config import find_recipe, load_recipe
+from atlas_lm.model import Atlas
+from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 
 STAGE = """
 [[stages]]
 name = "{name}"
 data = "{data}"
+review = {review}
 context = {{ passages_from = "{source}", n_context = 2, retriever_n_context = 2 }}
 lookups = {{ count = 40, passages = 2, name_words = 1 }}
 training = {{ total_steps = 3, freeze_retriever_steps = 3, bsz = 2, save_every = 1, log_every = 1 }}
@@ -65,12 +69,13 @@ def recipe(tmp_path: Path) -> Path:
     ):
         paths[name].write_text("".join(f"{json.dumps(row)}\n" for row in lines))
     stages = [
-        ("copy", "lookups", "file"),
-        ("gaps", "clozes", "index"),
-        ("ask", "questions", "index"),
+        ("copy", "lookups", "file", 0),
+        ("gaps", "clozes", "file", 0.5),
+        ("ask", "questions", "index", 0.5),
     ]
     text = HEAD.format(**paths) + "".join(
-        STAGE.format(name=name, data=data, source=source) for name, data, source in stages
+        STAGE.format(name=name, data=data, source=source, review=review)
+        for name, data, source, review in stages
     )
     path = tmp_path / "nano.toml"
     path.write_text(text)
@@ -81,6 +86,31 @@ def train(recipe: Path, out: Path, capsys, *options: str) -> dict:
     assert main(["train", str(recipe), "--out", str(out), "--json", *options]) == 0
     said = capsys.readouterr().out
     return json.loads(said) if said else {}
+
+
+def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as_its_own(
+    recipe, tmp_path
+):
+    config = load_recipe(recipe, [], NanoConfig)
+    run = NanoRun(tmp_path / "run", config)
+    run.start(resume=False)
+    names = ("copy", "gaps", "gaps-review", "ask", "ask-review")
+    files = {name: (run.out / "data" / f"{name}.jsonl").read_text() for name in names}
+    rows = {name: [json.loads(line) for line in text.splitlines()] for name, text in files.items()}
+    assert len(rows["gaps-review"]) == 3  # half of three steps of two
+    assert {row["id"][:9] for row in rows["gaps-review"]} == {"0-lookup-"}
+    assert rows["gaps-review"][0]["query"] not in {row["query"] for row in rows["copy"]}
+    assert {row["id"][:8] for row in rows["ask-review"]} == {"0-cloze-"}
+    assert "passages" not in rows["ask"][0]
+    assert "passages" not in rows["ask-review"][0]
+    given = rows["gaps"][0]["passages"]
+    assert len(given) == len(rows["gaps-review"][0]["passages"]) == 2
+    atlas = Atlas(BiEncoder.from_pretrained(run.retriever), None)
+    atlas.open_index(run.out / "index")
+    found = atlas.retrieve(rows["gaps"][0]["query"], topk=2).passages[0]
+    assert [passage["id"] for passage in given] == [passage.id for passage in found]
+    mixed = run.stage_config(1, config.stages[1]).data
+    assert [(part.task, part.weight) for part in mixed.mix] == [("", 0.5), ("base", 0.5)]
 
 
 @pytest.mark.slow
@@ -128,6 +158,8 @@ def test_the_recipe_is_a_curriculum_that_copies_before_it_answers():
         ('name = "gaps"', 'name = "copy"', "used twice"),
         ('name = "gaps"', 'name = "a/b"', "letters, digits"),
         ('passages_from = "file"', 'passages_from = "index"', "lookups come from the file"),
+        ("review = 0\n", "review = 1\n", r"review=1.*\[0, 1\)"),
+        ("review = 0\n", "review = 0.5\n", "no stage before it asks what it could ask again"),
         ("lookups = {", "lookup = {", r"unknown key 'stages\[0\].lookup'"),
     ],
 )

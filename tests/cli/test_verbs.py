@@ -78,6 +78,24 @@ def test_evaluate_prints_metrics_with_intervals_and_writes_predictions(
     assert {"id", "answer", "log_prob", "passages"} <= set(lines[0])
 
 
+def test_evaluate_measures_each_group_of_a_field_too(tiny, tmp_path, capsys):
+    rows = [json.loads(line) for line in (tiny.world / "test.jsonl").read_text().splitlines()[:5]]
+    data = tmp_path / "grouped.jsonl"
+    data.write_text("".join(json.dumps(r | {"of": "ab"[n > 1]}) + "\n" for n, r in enumerate(rows)))
+    closed = ("evaluate", "--reader", tiny.drawn / "reader", "--passages-from", "none")
+    metrics = said(capsys, *closed, "--data", data, "--by", "of")
+    groups = metrics["by"]["of"]
+    assert {value: group["exact_match"]["n"] for value, group in groups.items()} == {"a": 2, "b": 3}
+    whole = sum(group["f1"]["mean"] * group["f1"]["n"] for group in groups.values()) / 5
+    assert metrics["f1"]["mean"] == pytest.approx(whole)
+    asked = [str(each) for each in (*closed, "--data", data)]
+    assert main([*asked, "--by", "off"]) == 2
+    assert "cannot group by 'off'" in (shown := capsys.readouterr().err)
+    assert "did you mean 'of'" in shown
+    assert main([*asked, "--by", "of"]) == 0
+    assert "mean of groups" in capsys.readouterr().out
+
+
 def test_evaluate_closed_book_needs_no_retriever(tiny, capsys):
     metrics = said(
         capsys,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from atlas_lm.data.lookups import RELATIONS, LookupConfig, lookups, split_names
+from atlas_lm.data.lookups import RELATIONS, LookupConfig, lookups, pairs_of, split_names
 from atlas_lm.runtime.errors import InputError
 
 NAMES = [f"Name{n}" for n in range(50)] + ["Two Words", "Three Whole Words"]
@@ -15,6 +15,17 @@ def test_names_are_split_once_and_for_all_and_held_out_ones_are_not_trained_on()
     assert set(train) | set(held) == set(NAMES) - {"Three Whole Words"}
     with pytest.raises(InputError, match="3 names"):
         split_names(["a", "b", "c"], words=1)
+
+
+def test_pairs_are_two_words_each_and_never_a_word_with_held_out_ones():
+    trained, held = split_names([f"w{n}" for n in range(100)], words=1)
+    pairs = pairs_of(trained)
+    assert len(set(pairs)) == len(pairs) == 8 * 90
+    assert all(set(pair.split()) <= set(trained) and len(pair.split()) == 2 for pair in pairs)
+    assert pairs == pairs_of(trained)
+    assert not set(pairs) & set(pairs_of(held))
+    with pytest.raises(InputError, match="7 words make no pairs; at least 8"):
+        pairs_of(trained[:7])
 
 
 def test_exactly_one_fact_answers_and_its_words_stand_in_a_passage():
@@ -71,3 +82,9 @@ def _sentences(text: str) -> list[str]:
 def _matches(sentence: str, template: str, subject: str) -> bool:
     before, after = template.format(s=subject, o="|", y="|").split("|", 1)
     return sentence.startswith(before) and sentence.endswith(after.split("|")[-1])
+
+
+def test_more_passages_than_names_can_be_told_apart_in_are_refused():
+    names = [f"n{n}" for n in range(2)]
+    with pytest.raises(InputError, match=r"passages=40.*2 names"):
+        next(lookups(names, LookupConfig(passages=40)))

@@ -115,6 +115,19 @@ def test_no_best_is_said(tmp_path):
         Checkpoints(tmp_path).best()
 
 
+def test_a_best_that_is_gone_is_named_and_one_that_an_older_checkpoint_knows_found(
+    tmp_path,
+):
+    scores = iter([0.1, 0.5, 0.9, 0.2, 0.9, 0.3, 0.1, 0.2])
+    cfg = config(best_metric="exact_match", evaluate_every=1, save_every=1, keep_last=2)
+    run(tmp_path, cfg, evaluate=lambda: {"exact_match": next(scores)})
+    (tmp_path / "step-00000008" / "state.json").write_text("{")
+    assert Checkpoints(tmp_path).best().name == "step-00000003"
+    (tmp_path / "step-00000003").rename(tmp_path / "damaged-step-00000003")
+    with pytest.raises(InputError, match=r"step-00000003, is gone.*take the newest"):
+        Checkpoints(tmp_path).best()
+
+
 def test_a_clock_that_goes_backwards_harms_nothing(tmp_path, monkeypatch):
     cfg = config(save_every=2, keep_last=2)
     whole = run(tmp_path / "whole", cfg)

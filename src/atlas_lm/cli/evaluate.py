@@ -22,6 +22,7 @@ from atlas_lm.evaluation import measure, metrics_table, to_json, write_predictio
 from atlas_lm.evaluation.answer_page import write_answer_page
 from atlas_lm.evaluation.answer_report import make_report, report_tables
 from atlas_lm.evaluation.conditions import CONDITIONS, measure_conditions
+from atlas_lm.evaluation.groups import by_field, check_field, groups_table
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.logs import notice
@@ -44,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, required=False)
     evaluate_beir.add_arguments(parser)
     parser.add_argument("--recall-at", default="1,5,20,100", metavar="K,K", help="depths of recall")
+    parser.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="also for each value of a field of the data file, such as subject or source",
+    )
     parser.add_argument("--retrieval-only", action="store_true", help="write no answers")
     parser.add_argument("--predictions", metavar="FILE", help="write one JSON line a question")
     group = parser.add_argument_group("report")
@@ -73,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("give --data FILE with questions, or --beir DIR for retrieval alone")
     ks = parse_depths(args.recall_at)
     conditions = parse_conditions(args.conditions)
+    if args.report and args.by:
+        raise InputError("--by has no place in the report; leave --report or --by out")
     if args.report and args.retrieval_only:
         raise InputError("--report is about answers; leave --retrieval-only out")
     if args.retrieval_only and args.passages_from == "none":
@@ -82,15 +90,21 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{option} {getattr(args, option)}: is a directory; name a file")
     atlas = open_model(args)
     examples = load_data(args, atlas)
+    if args.by:
+        check_field(examples, args.by)
     if args.report:
         return _report(args, atlas, examples, ks, conditions)
     evaluation = measure(atlas, examples, ks=ks, answers=not args.retrieval_only, bsz=args.bsz)
     if args.predictions:
         write_predictions(args.predictions, evaluation.records)
+    groups = by_field(evaluation.records, args.by) if args.by else {}
     if args.json:
-        print_json(to_json(evaluation.metrics))
+        grouped = {value: to_json(metrics) for value, metrics in groups.items()}
+        print_json(to_json(evaluation.metrics) | ({"by": {args.by: grouped}} if args.by else {}))
     else:
         Console().print(metrics_table(evaluation.metrics, title=args.data))
+        if groups:
+            Console().print(groups_table(groups, args.by))
     return 0
 
 

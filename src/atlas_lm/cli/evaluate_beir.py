@@ -35,7 +35,7 @@ EXAMPLE = "atlas-lm evaluate --beir scifact nfcorpus --retriever package:gt-all-
 BM25 = "bm25"
 _NOT_OF_BEIR = (
     *("data", "task", "limit", "reader", "set", "index", "where", "as_of"),
-    *("passages_from", "n_context", "predictions", "report"),
+    *("passages_from", "n_context", "predictions", "report", "by"),
 )
 """Options of `atlas-lm evaluate` that mean nothing here."""
 

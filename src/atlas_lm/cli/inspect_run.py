@@ -20,6 +20,7 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.structure import changed_from_defaults, unstructure
+from atlas_lm.training.checkpoint import Checkpoints, known_best
 
 CARD = "run_card.html"
 NOTE = "Written by atlas-lm inspect from the log of the run."
@@ -139,11 +140,8 @@ def _phase_table(phases: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _best(path: Path) -> dict[str, Any] | None:
-    states = sorted((path / "checkpoints").glob("step-*/state.json"))
-    found: dict[str, Any] | None = (
-        read_json(states[-1], what="a checkpoint").get("best") if states else None
-    )
-    return found
+    checkpoints = reversed(Checkpoints(path / "checkpoints").all())
+    return next((best for each in checkpoints if (best := known_best(each))), None)
 
 
 def _present(latest: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -22,8 +23,8 @@ from atlas_lm.cli.common import print_json
 from atlas_lm.cli.joint import Watch, build_index, open_halves, run_joint, training_examples
 from atlas_lm.cli.nano_config import NanoConfig, NanoStage
 from atlas_lm.cli.train import refuse_several_processes, watched
-from atlas_lm.config import DataConfig, HalfConfig, RunConfig, load_recipe, save_recipe
-from atlas_lm.data.lookups import LookupConfig, lookups, split_names
+from atlas_lm.config import DataConfig, HalfConfig, MixConfig, RunConfig, load_recipe, save_recipe
+from atlas_lm.data.lookups import LookupConfig, lookups, pairs_of, split_names
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.data.nano_clozes import clozes
 from atlas_lm.data.nano_reader import new_reader, whole_words
@@ -31,6 +32,7 @@ from atlas_lm.evaluation import measure
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader.fid import FiDReader
+from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder, contrastive
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path, read_json, write_json
@@ -109,8 +111,10 @@ class NanoRun:
         if not (self.out / "start").is_dir():
             texts = (text for passage in self.store for text in (passage.title, passage.text))
             new_reader(texts, self.config.reader).save_pretrained(self.out / "start")
-        for stage in self.config.stages:
-            self._write(stage.name, lambda stage=stage: self.rows(stage))
+        for number, stage in enumerate(self.config.stages):
+            self._write(stage.name, lambda stage=stage: self.rows(stage, stage.context))
+            if stage.review:
+                self._write(f"{stage.name}-review", lambda number=number: self._review(number))
             if stage.data == "lookups":
                 self._write(f"held-out-{stage.name}", lambda stage=stage: self._held_out(stage))
 
@@ -137,15 +141,55 @@ class NanoRun:
         own = self.config.validation
         return Path(own) if own else self.minipedia / "supported" / "validation.jsonl"
 
-    def rows(self, stage: NanoStage) -> Iterator[Mapping[str, Any]]:
-        """Yield what a stage is asked."""
+    def rows(
+        self, stage: NanoStage, context: ContextConfig, *, seed: int = 0
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield what a stage asks, with the passages where a context wants them given.
+
+        Args:
+            stage: what is asked.
+            context: whether passages are given, and how many.
+            seed: draws other look-ups and clozes of the same kind.
+        """
         if stage.data == "lookups":
-            return lookups(self._names(stage.lookups)[0], stage.lookups)
+            asked = dataclasses.replace(
+                stage.lookups, seed=stage.lookups.seed + seed, passages=context.n_context
+            )
+            return lookups(self._names(asked)[0], asked)
         if stage.data == "clozes":
-            return clozes(iter(self.store), stage.clozes)
-        held = {row["question"] for row in _read(self.validation)}
-        train = Path(self.config.train or self.minipedia / "answerable" / "dev.jsonl")
-        return (row for row in _read(train) if row["question"] not in held)
+            made = dataclasses.replace(stage.clozes, seed=stage.clozes.seed + seed)
+            rows: Iterator[Mapping[str, Any]] = clozes(iter(self.store), made)
+        else:
+            held = {row["question"] for row in _read(self.validation)}
+            train = Path(self.config.train or self.minipedia / "answerable" / "dev.jsonl")
+            rows = (row for row in _read(train) if row["question"] not in held)
+        return self._with_passages(rows, context) if context.passages_from == "file" else rows
+
+    def _review(self, number: int) -> Iterator[Mapping[str, Any]]:
+        """Yield what the stages before one asked, of each as many, in the form of that one."""
+        stage = self.config.stages[number]
+        before = self.config.before(number)
+        seen = stage.training.total_steps * stage.training.bsz * stage.review
+        for place, earlier in enumerate(before):
+            rows = self.rows(earlier, stage.context, seed=1 + number)
+            for row in islice(rows, math.ceil(seen / len(before))):
+                asked = {"query": row.get("question"), "target": row.get("answers", [""])[0]}
+                yield {**asked, **row, "id": f"{place}-{row['id']}"}
+
+    def _with_passages(
+        self, rows: Iterable[Mapping[str, Any]], context: ContextConfig
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yield the rows, each with the passages that the retriever finds for it."""
+        retriever = BiEncoder.from_pretrained(self.retriever).to(self.device)
+        atlas = Atlas(retriever, None)
+        atlas.open_index(self.out / "index")
+        waiting = iter(rows)
+        while some := list(islice(waiting, 256)):
+            asked = [str(row.get("query", row.get("question"))) for row in some]
+            found = atlas.retrieve(asked, topk=context.n_context)
+            for row, passages in zip(some, found.passages, strict=True):
+                given = [{"id": p.id, "title": p.title, "text": p.text} for p in passages]
+                yield {**row, "passages": given}
 
     def stage_config(self, number: int, stage: NanoStage) -> RunConfig:
         """Return the joint run that a stage is."""
@@ -158,10 +202,7 @@ class NanoRun:
             title=f"{self.config.title}: {stage.name}",
             reader=HalfConfig(path=str(reader)),
             retriever=HalfConfig(path=retriever if retrieves else ""),
-            data=DataConfig(
-                train=str(self.out / "data" / f"{stage.name}.jsonl"),
-                index=str(self.out / "index") if retrieves else "",
-            ),
+            data=DataConfig(**self._asked(stage), index=str(self.out / "index") * retrieves),
             task=_TASKS[stage.data],
             context=stage.context,
             objective=self.config.objective,
@@ -169,6 +210,15 @@ class NanoRun:
             training=stage.training,
             generation=self.config.generation,
         )
+
+    def _asked(self, stage: NanoStage) -> dict[str, Any]:
+        own = str(self.out / "data" / f"{stage.name}.jsonl")
+        if not stage.review:
+            return {"train": own}
+        again = MixConfig(
+            task="base", path=own.replace(".jsonl", "-review.jsonl"), weight=stage.review
+        )
+        return {"mix": (MixConfig(path=own, weight=1 - stage.review), again)}
 
     def train(self, number: int, stage: NanoStage) -> bool:
         """Train a stage to its end; return False where it was asked to stop before."""
@@ -251,9 +301,10 @@ class NanoRun:
         return islice(lookups(self._names(own)[1], own), self.config.measured)
 
     def _names(self, config: LookupConfig) -> tuple[list[str], list[str]]:
-        if config.names == "words":
+        if config.names != "titles":
             tokenizer = FiDReader.from_pretrained(self.out / "start").tokenizer
-            return split_names(whole_words(tokenizer), words=1)
+            split = split_names(whole_words(tokenizer), words=1)
+            return split if config.names == "words" else (pairs_of(split[0]), pairs_of(split[1]))
         return split_names([passage.title for passage in self.store], words=config.name_words)
 
     def _write(self, name: str, rows: Any) -> None:

@@ -25,8 +25,12 @@ class NanoStage:
     name: str
     """Name of the stage and of its run directory."""
     data: Literal["lookups", "clozes", "questions"]
-    """Made-up look-ups with given passages, gaps made of the passages, or real questions; the
-    passages of the last two are retrieved."""
+    """Made-up look-ups, gaps made of the passages, or real questions. Look-ups bring their
+    passages; those of the others are retrieved: in every step, or once before the first one where
+    context.passages_from is "file" (for stages in which the retriever does not learn)."""
+    review: float = 0.0
+    """Share of the examples that are like those of the stages before, of each as many; a reader
+    forgets what it is no longer asked."""
     lookups: LookupConfig = field(default_factory=LookupConfig)
     clozes: ClozeConfig = field(default_factory=ClozeConfig)
     context: ContextConfig = field(default_factory=ContextConfig)
@@ -36,12 +40,15 @@ class NanoStage:
         if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
             raise InputError(f"stage name {self.name!r}: give letters, digits, - and _")
         given = self.context.passages_from
-        wanted = "file" if self.data == "lookups" else "index"
-        if given != wanted:
+        possible = ("file",) if self.data == "lookups" else ("index", "file")
+        if given not in possible:
             raise InputError(
-                f"stage {self.name!r}: the passages of {self.data} come from the {wanted}; "
-                f'set context.passages_from="{wanted}", not "{given}"'
+                f"stage {self.name!r}: the passages of {self.data} come from the "
+                f'{" or the ".join(possible)}; set context.passages_from="{possible[0]}", '
+                f'not "{given}"'
             )
+        if not 0 <= self.review < 1:
+            raise InputError(f"stage {self.name!r}: review={self.review}: give a share in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,19 @@ class NanoConfig:
     def __post_init__(self) -> None:
         if not self.stages:
             raise InputError("stages is empty; give at least one [[stages]] table")
+        for number, stage in enumerate(self.stages):
+            if stage.review and not self.before(number):
+                raise InputError(
+                    f"stage {stage.name!r}: review={stage.review}, but no stage before it asks "
+                    "what it could ask again (look-ups bring their passages: a stage that "
+                    "retrieves in every step cannot ask them); set review=0, or "
+                    'context.passages_from="file"'
+                )
         name, times = Counter(stage.name for stage in self.stages).most_common(1)[0]
         if times > 1 or name in ("data", "index", "retriever", "start", "model"):
             raise InputError(f"stage name {name!r} is used twice or taken; choose another")
+
+    def before(self, number: int) -> tuple[NanoStage, ...]:
+        """Return the stages before one whose questions it can ask again."""
+        given = self.stages[number].context.passages_from == "file"
+        return tuple(s for s in self.stages[:number] if given or s.data != "lookups")

@@ -87,9 +87,9 @@ class LookupConfig:
     """Look-ups made."""
     passages: int = 4
     """Passages given with each; one of them answers."""
-    names: Literal["titles", "words"] = "titles"
-    """What names are drawn from: titles of the passages, or words that are one piece of the
-    reader's vocabulary, which are easier to copy."""
+    names: Literal["titles", "words", "pairs"] = "titles"
+    """What names are drawn from: titles of the passages; words that are one piece of the
+    reader's vocabulary, which are easiest to copy; or two such words side by side."""
     style: Literal["sentences", "terse"] = "sentences"
     """Facts as sentences and questions, or as "relation value" under the subject's title, asked
     for as "subject relation", which is learned sooner."""
@@ -123,8 +123,29 @@ def split_names(names: Sequence[str], *, words: int) -> tuple[list[str], list[st
     return short[held:], short[:held]
 
 
+def pairs_of(words: Sequence[str], *, each: int = 8) -> list[str]:
+    """Return two-word names: every word first, so many times, each time before another at random.
+
+    Raises:
+        InputError: fewer than ``each`` words.
+    """
+    if len(words) < each:
+        raise InputError(f"lookups: {len(words)} words make no pairs; at least {each} are needed")
+    draw = random.Random("pairs")
+    return [f"{word} {second}" for word in words for second in draw.sample(words, each)]
+
+
 def lookups(names: Sequence[str], config: LookupConfig) -> Iterator[dict[str, Any]]:
-    """Yield rows ``{id, query, target, passages}`` for the `base` task with given passages."""
+    """Yield rows ``{id, query, target, passages}`` for the `base` task with given passages.
+
+    Raises:
+        InputError: so few names that the passages of a look-up cannot all differ.
+    """
+    if 2 * config.passages * config.facts > len(names) * len(RELATIONS):
+        raise InputError(
+            f"lookups.passages={config.passages} of {config.facts} facts: too many for "
+            f"{len(names)} names under {len(RELATIONS)} relations; give fewer, or more names"
+        )
     draw = random.Random(f"lookups {config.seed}")
     for number in range(config.count):
         yield _lookup(draw, names, config, number)

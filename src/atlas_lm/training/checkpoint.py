@@ -76,17 +76,25 @@ class Checkpoints:
     def best(self) -> Path:
         """Return the checkpoint that was best by ``training.best_metric``.
 
+        Where the newest one cannot be read, an older one says which that was.
+
         Raises:
             InputError: the run has none, or it is gone.
         """
-        found = read_json(self.latest() / STATE, what="a training checkpoint").get("best")
-        path = self.path / _name(found["step"]) if found else None
-        if path is None or not path.is_dir():
+        self.latest()
+        named = [found["step"] for path in reversed(self.all()) if (found := known_best(path))]
+        for step in named:
+            if (self.path / _name(step)).is_dir():
+                return self.path / _name(step)
+        if named:
             raise InputError(
-                f"{self.path}: no best checkpoint; set training.best_metric, such as exact_match "
-                "or -reader_loss, and training.evaluate_every, or take the newest checkpoint"
+                f"{self.path}: the best checkpoint, {_name(named[0])}, is gone; a damaged one is "
+                "set aside when a run goes on without it; take the newest checkpoint"
             )
-        return path
+        raise InputError(
+            f"{self.path}: no best checkpoint; set training.best_metric, such as exact_match "
+            "or -reader_loss, and training.evaluate_every, or take the newest checkpoint"
+        )
 
     def require_none(self) -> None:
         """Refuse to start a new run over an old one.
@@ -303,6 +311,16 @@ class Checkpoints:
             hidden = old.with_name(f".{old.name}.old")
             os.replace(old, hidden)
             shutil.rmtree(hidden, ignore_errors=True)
+
+
+def known_best(checkpoint: Path) -> dict[str, Any] | None:
+    """Return metric, value and step of the best by then; None where there is none or no telling."""
+    try:
+        state = read_json(checkpoint / STATE, what="a checkpoint")
+    except InputError:
+        return None
+    best: dict[str, Any] | None = state.get("best")
+    return best
 
 
 def _name(step: int) -> str:
