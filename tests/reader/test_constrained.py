@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from atlas_lm.data.tinymodels import tiny_reader
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint
+from atlas_lm.reader.fid import FiDReader
+from atlas_lm.runtime import logs
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation, Passage
 from tests.reader.causal_toys import toy_reader
@@ -48,6 +52,24 @@ def inputs_of(reader, bsz=2):
 @pytest.fixture(scope="module")
 def fid():
     return tiny_reader(WORDS, seed=1)
+
+
+@pytest.mark.parametrize("kind", ["fid", "causal"])
+def test_an_allowed_answer_that_is_too_long_is_refused_and_a_cut_target_is_said(
+    fid, kind, capsys, monkeypatch
+):
+    monkeypatch.setattr(logs, "_WARNED", set())
+    if kind == "fid":
+        settings = replace(fid.settings, target_maxlength=2)
+        reader = FiDReader(fid.model, fid.tokenizer, settings)
+    else:
+        reader = toy_reader(target_maxlength=5)
+    inputs = inputs_of(reader)
+    with pytest.raises(InputError, match=r"tokens, such as 'red sky'; raise it"):
+        reader.generate(inputs, Generation(), allowed=[("red", "red sky"), ("sea",)])
+    reader.score(inputs, ["red sky", "sea"])
+    shown = " ".join(capsys.readouterr().err.split())
+    assert f"reader.target_maxlength={reader.settings.target_maxlength} cuts a target" in shown
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -25,7 +25,7 @@ from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
 from atlas_lm.reader.causal_signals import is_random, measured, read_once
-from atlas_lm.reader.constrained import AllowedAnswers, Constraint
+from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.phases import Phases, untimed
@@ -222,6 +222,9 @@ class CausalReader(nn.Module):
 
     def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
         if targets not in self._answers:
+            for target in targets:
+                if self.wording.is_cut(target):
+                    raise cut_answer(target, self.settings.target_maxlength)
             self._answers = {targets: AllowedAnswers(map(self.wording.target, targets))}
         return self._answers[targets]
 

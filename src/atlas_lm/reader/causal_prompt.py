@@ -12,6 +12,7 @@ from torch import Tensor
 
 from atlas_lm.passages.format import format_passage
 from atlas_lm.reader.causal_settings import CausalSettings
+from atlas_lm.reader.constrained import warn_of_cut_target
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn_once
 from atlas_lm.types import Passage, Tokens
@@ -115,10 +116,23 @@ class Wording:
         return ids[:before] + ids[before - most :] if before < most else ids[:most]
 
     def target(self, target: str) -> list[int]:
-        """Return the worded target's token ids with its end."""
+        """Return the worded target's token ids with its end; one that is too long is cut."""
         self._refuse_sentinel(target)
-        ids = self._encode(self._settings.target_format.replace("{target}", target))
-        return ids[: self._settings.target_maxlength - len(self.end)] + self.end
+        ids = self._worded(target)
+        if len(ids) > self._target_room:
+            warn_of_cut_target(self._settings.target_maxlength)
+        return ids[: self._target_room] + self.end
+
+    def is_cut(self, target: str) -> bool:
+        """Return whether a target is too long to be kept whole."""
+        return len(self._worded(target)) > self._target_room
+
+    @property
+    def _target_room(self) -> int:
+        return self._settings.target_maxlength - len(self.end)
+
+    def _worded(self, target: str) -> list[int]:
+        return self._encode(self._settings.target_format.replace("{target}", target))
 
     def continued(self, text: str) -> list[int]:
         """Return the token ids of a decoder prompt: how a target begins."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from atlas_lm.reader.constrained import AllowedAnswers, Constraint
+from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer, warn_of_cut_target
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
 from atlas_lm.reader.dropout import dropout_is_active, set_dropout
 from atlas_lm.reader.generation import generate_answers, left_padded
@@ -298,11 +298,19 @@ class FiDReader(nn.Module):
 
     def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
         if targets not in self._answers:
-            self._answers = {targets: AllowedAnswers(self._target_rows(targets))}
+            most = self.settings.target_maxlength
+            rows, cut = tokenize(self.tokenizer, targets, most)
+            if cut:
+                raise cut_answer(max(targets, key=len), most)
+            self._answers = {targets: AllowedAnswers(rows)}
         return self._answers[targets]
 
     def _target_rows(self, targets: Sequence[str]) -> list[list[int]]:
-        return tokenize(self.tokenizer, targets, self.settings.target_maxlength)[0]
+        most = self.settings.target_maxlength
+        rows, cut = tokenize(self.tokenizer, targets, most)
+        if cut:
+            warn_of_cut_target(most)
+        return rows
 
     @property
     def _checkpoints(self) -> bool:
