@@ -121,7 +121,7 @@ def untaught(
     atlas: Atlas,
     examples: Sequence[Example],
     config: RunConfig,
-    signals: frozenset[Signal] = EVERY_SIGNAL,
+    needed: frozenset[Signal] = EVERY_SIGNAL,
 ) -> SignalMemory:
     """Return the signals of a reader that learns nothing, on what `teach` measures."""
     training = config.training
@@ -132,7 +132,7 @@ def untaught(
             continue
         retrieved = atlas.retrieve(batch, config.context.retriever_n_context)
         inputs = reader.collate(batch.query, retrieved.passages)
-        signals = reader.signals(inputs, batch.target, EVERY_SIGNAL)
+        signals = reader.signals(inputs, batch.target, needed)
         memory.gathered.append(Measured(batch.ids, tuple(batch.query), retrieved.passages, signals))
     return memory
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -109,6 +110,11 @@ def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as
     atlas.open_index(run.out / "index")
     found = atlas.retrieve(rows["gaps"][0]["query"], topk=2).passages[0]
     assert [passage["id"] for passage in given] == [passage.id for passage in found]
+    findable = dataclasses.replace(config.stages[1], only_findable=True)
+    kept = list(run.rows(findable, findable.context))
+    assert 0 < len(kept) < len(rows["gaps"])
+    answers = [" ".join(p["title"] + " " + p["text"] for p in row["passages"]) for row in kept]
+    assert all(row["target"] in text for row, text in zip(kept, answers, strict=True))
     mixed = run.stage_config(1, config.stages[1]).data
     assert [(part.task, part.weight) for part in mixed.mix] == [("", 0.5), ("base", 0.5)]
 
@@ -158,6 +164,11 @@ def test_the_recipe_is_a_curriculum_that_copies_before_it_answers():
         ('name = "gaps"', 'name = "copy"', "used twice"),
         ('name = "gaps"', 'name = "a/b"', "letters, digits"),
         ('passages_from = "file"', 'passages_from = "index"', "lookups come from the file"),
+        (
+            'data = "questions"\n',
+            'data = "questions"\nonly_findable = true\n',
+            "only_findable=true needs passages that are known",
+        ),
         ("review = 0\n", "review = 1\n", r"review=1.*\[0, 1\)"),
         ("review = 0\n", "review = 0.5\n", "no stage before it asks what it could ask again"),
         ("lookups = {", "lookup = {", r"unknown key 'stages\[0\].lookup'"),

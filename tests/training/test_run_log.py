@@ -4,7 +4,9 @@ import json
 from rich.console import Console
 
 from atlas_lm.runtime import logs
+from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training import RunLog
+from atlas_lm.training.run_log import write_phases
 
 
 def records(path):
@@ -63,3 +65,27 @@ def test_a_plain_line_shows_where_the_time_went(tmp_path, capsys):
         shares = {"share_encode": 0.6, "share_backward": 0.3, "share_data": 0.001}
         log(1, {"reader_loss": 2.0, "peak_mb_encode": 100.0, **shares})
     assert "step 1/4  reader_loss 2  encode 60% backward 30%\n" in capsys.readouterr().err
+
+
+def test_the_phases_of_a_resumed_run_are_added_up(tmp_path):
+    def part(encode, peak):
+        time = [0.0]
+        clock = PhaseClock(now=lambda: time[0])
+        with clock("encode"):
+            time[0] += encode
+        time[0] += 2.0
+        clock.totals["encode"].peak_bytes = peak
+        return clock
+
+    write_phases(tmp_path, part(3.0, 5_000_000), resumed=True)
+    first = json.loads((tmp_path / "phases.json").read_text())
+    write_phases(tmp_path, part(1.0, 2_000_000), resumed=True)
+    both = json.loads((tmp_path / "phases.json").read_text())
+    assert first["phases"]["encode"]["seconds"] == 3.0
+    assert both["phases"]["encode"]["seconds"] == 4.0
+    assert both["phases"]["encode"]["peak_mb"] == 5.0
+    assert both["phases"]["other"] == {"seconds": 4.0, "share": 0.5, "peak_mb": None}
+    assert (first["seconds"], both["seconds"]) == (5.0, 8.0)
+    write_phases(tmp_path, part(1.0, 2_000_000))
+    alone = json.loads((tmp_path / "phases.json").read_text())
+    assert alone["phases"]["encode"]["seconds"] == 1.0

@@ -180,7 +180,7 @@ def _train(
         first_step=state.step,
         trackers=open_trackers(watch.track, run),
     )
-    clock = PhaseClock(model_device(state))
+    clock, resumed = PhaseClock(model_device(state)), state.step > 0
     profiler = StepProfiler(out, watch.profile) if watch.profile else None
     with log, profiler or nullcontext():
         outcome = train(
@@ -192,7 +192,7 @@ def _train(
             clock=clock,
             after_step=profiler,
         )
-    write_phases(out, clock)
+    write_phases(out, clock, resumed=resumed)
     return outcome
 
 

@@ -29,6 +29,7 @@ from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.data.nano_clozes import clozes
 from atlas_lm.data.nano_reader import new_reader, whole_words
 from atlas_lm.evaluation import measure
+from atlas_lm.evaluation.metrics import answer_matcher
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.reader.fid import FiDReader
@@ -163,7 +164,10 @@ class NanoRun:
             held = {row["question"] for row in _read(self.validation)}
             train = Path(self.config.train or self.minipedia / "answerable" / "dev.jsonl")
             rows = (row for row in _read(train) if row["question"] not in held)
-        return self._with_passages(rows, context) if context.passages_from == "file" else rows
+        if context.passages_from == "index":
+            return rows
+        given = self._with_passages(rows, context)
+        return filter(_is_findable, given) if stage.only_findable else given
 
     def _review(self, number: int) -> Iterator[Mapping[str, Any]]:
         """Yield what the stages before one asked, of each as many, in the form of that one."""
@@ -313,6 +317,12 @@ class NanoRun:
         if not file.is_file():
             with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
+
+
+def _is_findable(row: Mapping[str, Any]) -> bool:
+    """Return whether one of a row's passages contains its target."""
+    matches = answer_matcher([row["target"] if "target" in row else row["answers"][0]])
+    return any(matches(f"{each['title']}\n{each['text']}") for each in row["passages"])
 
 
 def _read(path: Path) -> Iterable[dict[str, Any]]:

@@ -33,6 +33,9 @@ class NanoStage:
     forgets what it is no longer asked."""
     lookups: LookupConfig = field(default_factory=LookupConfig)
     clozes: ClozeConfig = field(default_factory=ClozeConfig)
+    only_findable: bool = False
+    """Leave out what none of the given passages answers: a reader that must learn to copy learns
+    nothing from it. Needs context.passages_from="file"."""
     context: ContextConfig = field(default_factory=ContextConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -46,6 +49,11 @@ class NanoStage:
                 f"stage {self.name!r}: the passages of {self.data} come from the "
                 f'{" or the ".join(possible)}; set context.passages_from="{possible[0]}", '
                 f'not "{given}"'
+            )
+        if self.only_findable and given != "file":
+            raise InputError(
+                f"stage {self.name!r}: only_findable=true needs passages that are known before "
+                'training; set context.passages_from="file", or only_findable=false'
             )
         if not 0 <= self.review < 1:
             raise InputError(f"stage {self.name!r}: review={self.review}: give a share in [0, 1)")

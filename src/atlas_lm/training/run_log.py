@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from atlas_lm.runtime import logs
-from atlas_lm.runtime.files import atomic_path, write_json
+from atlas_lm.runtime.files import atomic_path, read_json, write_json
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.trackers import Tracker
 
@@ -23,6 +23,7 @@ SHOWN = (
     "queries_per_second",
 )
 """What a plain line shows, off a terminal."""
+PHASES_FILE = "phases.json"
 _PHASES = ("share_", "peak_mb_")
 
 
@@ -136,19 +137,33 @@ def shares_line(metrics: Mapping[str, float], *, least: float = 0.02) -> str:
     return " ".join(f"{name} {value:.0%}" for name, value in largest)
 
 
-def write_phases(out: Path, clock: PhaseClock) -> None:
-    """Show how the time of a run was spent, and write it with peaks to ``OUT/phases.json``."""
+def write_phases(out: Path, clock: PhaseClock, *, resumed: bool = False) -> None:
+    """Show how the time of a run was spent, and write it with peaks to ``OUT/phases.json``.
+
+    That of a ``resumed`` run is added to what lies there from its parts before; a part that was
+    killed has left nothing.
+    """
     seconds = max(clock.seconds, 1e-9)
+    spent = {name: (each.seconds, each.peak_bytes / 1e6) for name, each in clock.summary().items()}
+    shares = {f"share_{name}": part / seconds for name, (part, _) in spent.items()}
+    before = (
+        read_json(out / PHASES_FILE, what="phases")
+        if resumed and (out / PHASES_FILE).is_file()
+        else None
+    )
+    whole = seconds + (before["seconds"] if before else 0.0)
+    for name, row in before["phases"].items() if before else ():
+        part, peak = spent.get(name, (0.0, 0.0))
+        spent[name] = (part + row["seconds"], max(peak, row["peak_mb"] or 0.0))
     table = {
         name: {
-            "seconds": round(total.seconds, 3),
-            "share": round(total.seconds / seconds, 4),
-            "peak_mb": round(total.peak_bytes / 1e6, 1) or None,
+            "seconds": round(part, 3),
+            "share": round(part / whole, 4),
+            "peak_mb": round(peak, 1) or None,
         }
-        for name, total in clock.summary().items()
+        for name, (part, peak) in spent.items()
     }
-    write_json(out / "phases.json", {"seconds": round(seconds, 3), "phases": table})
-    shares = {f"share_{name}": row["share"] or 0.0 for name, row in table.items()}
+    write_json(out / PHASES_FILE, {"seconds": round(whole, 3), "phases": table})
     peak = max((total.peak_bytes for total in clock.totals.values()), default=0)
     notice = f"{seconds:.0f} s: {shares_line(shares, least=0.005)}"
     logs.notice(f"{notice}; peak memory {peak / 1e6:,.0f} MB" if peak else notice)
