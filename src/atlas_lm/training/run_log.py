@@ -146,15 +146,13 @@ def write_phases(out: Path, clock: PhaseClock, *, resumed: bool = False) -> None
     seconds = max(clock.seconds, 1e-9)
     spent = {name: (each.seconds, each.peak_bytes / 1e6) for name, each in clock.summary().items()}
     shares = {f"share_{name}": part / seconds for name, (part, _) in spent.items()}
-    before = (
-        read_json(out / PHASES_FILE, what="phases")
-        if resumed and (out / PHASES_FILE).is_file()
-        else None
-    )
-    whole = seconds + (before["seconds"] if before else 0.0)
-    for name, row in before["phases"].items() if before else ():
-        part, peak = spent.get(name, (0.0, 0.0))
-        spent[name] = (part + row["seconds"], max(peak, row["peak_mb"] or 0.0))
+    whole, file = seconds, out / PHASES_FILE
+    if resumed and file.is_file():
+        before = read_json(file, what="phases")
+        whole += before["seconds"]
+        for name, row in before["phases"].items():
+            part, peak = spent.get(name, (0.0, 0.0))
+            spent[name] = (part + row["seconds"], max(peak, row["peak_mb"] or 0.0))
     table = {
         name: {
             "seconds": round(part, 3),
@@ -163,7 +161,7 @@ def write_phases(out: Path, clock: PhaseClock, *, resumed: bool = False) -> None
         }
         for name, (part, peak) in spent.items()
     }
-    write_json(out / PHASES_FILE, {"seconds": round(whole, 3), "phases": table})
+    write_json(file, {"seconds": round(whole, 3), "phases": table})
     peak = max((total.peak_bytes for total in clock.totals.values()), default=0)
     notice = f"{seconds:.0f} s: {shares_line(shares, least=0.005)}"
     logs.notice(f"{notice}; peak memory {peak / 1e6:,.0f} MB" if peak else notice)
