@@ -106,11 +106,12 @@ def test_another_seed_is_refused(tmp_path):
         run(tmp_path, config(seed=3, total_steps=9), resume=True)
 
 
-def test_sigterm_is_heeded_too_and_handlers_are_given_back(tmp_path):
+def test_sigterm_however_often_is_heeded_too_and_handlers_are_given_back(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
     def evaluate():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # from the scheduler
+        signal.raise_signal(signal.SIGTERM)  # and from the launcher, to which it was sent as well
         return {}
 
     stopped = run(tmp_path, config(evaluate_every=2), evaluate=evaluate)

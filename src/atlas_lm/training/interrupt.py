@@ -13,9 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM only sets ``asked``; a second one strikes.
+    """While entered, SIGTERM and the first SIGINT only set ``asked``; a second SIGINT strikes.
 
-    Off the main thread, where Python delivers no signals, nothing is changed.
+    SIGTERM may come any number of times: a scheduler sends it to every process of a job, and a
+    launcher among them passes it on to its workers. Off the main thread, where Python delivers no
+    signals, nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -24,7 +26,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            for number in SIGNALS:
+                signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -33,14 +37,14 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._give_back()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._give_back()
-        notice("stopping after this step; a second Ctrl-C stops at once, without a checkpoint")
-
-    def _give_back(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, self._before.pop(number))
+            notice("stopping after this step; a second Ctrl-C stops at once, without a checkpoint")
+        elif not self.asked:
+            notice("stopping after this step")
+        self.asked = True
