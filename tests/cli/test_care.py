@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from atlas_lm import Atlas
 from atlas_lm.cli import main
 from atlas_lm.cli.doctor_checks import EXTRAS
-from atlas_lm.cli.export import Opened, _last_measured
+from atlas_lm.cli.export import Opened, _last_measured, open_source
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.training.lock import run_lock
 from tests.cli.test_verbs import ROOT, run_overrides, said
 
@@ -123,6 +125,56 @@ def test_anything_trained_can_be_exported(trained, tmp_path, capsys, source):
                 assert torch.equal(tensor, saved[f"reader.{name}"]), name
     assert main([*map(str, words)]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+def test_a_run_that_went_on_is_exported_as_it_is_now(trained, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    recipe = out / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("total_steps = 4", "total_steps = 8"))
+    assert open_source(out).step == 4
+    newer = out / "checkpoints" / "step-00000006"
+    shutil.copytree(out / "checkpoints" / "step-00000004", newer)
+    state = json.loads((newer / "state.json").read_text())
+    (newer / "state.json").write_text(json.dumps({**state, "step": 6}))
+    weights = load_file(newer / "model.safetensors")
+    name = next(name for name in weights if name.startswith("reader."))
+    save_file(weights | {name: weights[name] + 1}, newer / "model.safetensors")
+    opened = open_source(out)
+    assert opened.step == 6
+    exported = opened.atlas.reader.state_dict()[name.removeprefix("reader.")]
+    assert torch.equal(exported, weights[name] + 1)
+
+
+def test_what_adapters_have_learnt_is_in_the_export_of_their_checkpoint(tiny, tmp_path, capsys):
+    pytest.importorskip("peft")
+    out, export = tmp_path / "run", tmp_path / "export"
+    words = ["train", "tinyworld", "--out", out, *run_overrides(tiny), "training.total_steps=2"]
+    words += ["reader.lora.rank=2", "training.reader.lr=0.01", "training.reader.warmup_steps=0"]
+    said(capsys, *words)
+    said(capsys, "export", out / "checkpoints" / "step-00000002", "--out", export)
+    exported = Atlas.from_pretrained(export).reader.state_dict()
+    learnt = Atlas.from_pretrained(out / "model").reader.state_dict()
+    assert exported.keys() == learnt.keys()
+    assert all(torch.equal(value, learnt[name]) for name, value in exported.items())
+    drawn = AutoModelForSeq2SeqLM.from_pretrained(tiny.drawn / "reader").state_dict()
+    assert any(not torch.equal(value, drawn[name]) for name, value in exported.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("supervised", "run/retriever"), ("nano", "one of those: .*run/words")]
+)
+def test_runs_without_a_reader_or_of_several_runs_are_refused_by_name(tmp_path, kind, said):
+    run = tmp_path / "run"
+    (run / "words" / "checkpoints").mkdir(parents=True)
+    (run / "recipe.toml").write_text(f'kind = "{kind}"')
+    with pytest.raises(InputError, match=f"{kind}.*{said}"):
+        open_source(run)
+    (run / "checkpoints" / "step-00000002").mkdir(parents=True)
+    state = run / "checkpoints" / "step-00000002" / "state.json"
+    state.write_text(json.dumps({"step": 2, "config": {"kind": kind, "fit": {}}}))
+    with pytest.raises(InputError, match=f"{kind}.*{said}"):
+        open_source(state.parent)
 
 
 def test_a_log_cut_short_by_a_kill_does_not_keep_a_model_from_its_export(tmp_path):

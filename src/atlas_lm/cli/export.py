@@ -12,8 +12,8 @@ from typing import Any
 from atlas_lm import __version__
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.inspect_run import read_rows
-from atlas_lm.cli.joint import open_halves
-from atlas_lm.config import RunConfig, load_recipe, save_recipe
+from atlas_lm.cli.joint import MODEL_STEP, open_halves
+from atlas_lm.config import RunConfig, load_recipe, read_toml, save_recipe
 from atlas_lm.evaluation.model_card import CardFacts, model_card
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.errors import InputError
@@ -80,8 +80,11 @@ def run(args: argparse.Namespace) -> int:
 def open_source(source: Path, *, best: bool = False) -> Opened:
     """Open what is to be exported.
 
+    Of a run that is the model it ended with; where it has gone on since, its newest checkpoint.
+
     Raises:
-        InputError: it is no run, checkpoint or model; or has no best checkpoint.
+        InputError: it is no run, checkpoint or model; has no best checkpoint; or is of a kind that
+            has no reader, or several runs.
     """
     if (source / "atlas.json").is_file():
         if best:
@@ -89,15 +92,20 @@ def open_source(source: Path, *, best: bool = False) -> Opened:
         return Opened(atlas=Atlas.from_pretrained(source))
     if (source / "state.json").is_file():
         return _from_checkpoint(source)
+    if (recipe := source / "recipe.toml").is_file():
+        _refuse_other_kinds(source, read_toml(recipe).get("kind", "joint"), source)
     checkpoints = Checkpoints(source / "checkpoints")
     if best:
         return _from_checkpoint(checkpoints.best())
+    newest = checkpoints.all()[-1:]
     if (source / "model" / "atlas.json").is_file():
-        config = load_recipe(source / "recipe.toml", (), RunConfig)
-        atlas = Atlas.from_pretrained(source / "model")
-        return Opened(atlas=atlas, config=config, step=config.training.total_steps, run=source)
-    if checkpoints.all():
-        return _from_checkpoint(checkpoints.latest())
+        config = load_recipe(recipe, (), RunConfig)
+        step = _step_of_model(source, config)
+        if not newest or step == int(newest[0].name.removeprefix("step-")):
+            atlas = Atlas.from_pretrained(source / "model")
+            return Opened(atlas=atlas, config=config, step=step, run=source)
+    if newest:
+        return _from_checkpoint(newest[0])
     raise InputError(
         f"{source}: neither a run, nor a checkpoint (state.json), nor a model (atlas.json)"
     )
@@ -150,11 +158,41 @@ def card_facts(opened: Opened, *, name: str, licence: str) -> CardFacts:
 def _from_checkpoint(path: Path) -> Opened:
     """Open the recipe's halves and give them a checkpoint's weights."""
     facts = read_json(path / "state.json", what="a training checkpoint")
+    _refuse_other_kinds(path, facts["config"].get("kind", "joint"), path.parent.parent)
     config = structure(facts["config"], RunConfig, place=f"{path}/state.json")
     atlas = open_halves(config)
     modules: dict[str, Any] = {"reader": atlas.reader, "retriever": atlas.retriever}
     load_model(path, {name: module for name, module in modules.items() if module is not None})
     return Opened(atlas=atlas, config=config, step=facts["step"], run=path.parent.parent)
+
+
+def _step_of_model(run: Path, config: RunConfig) -> int:
+    """Return the updates behind ``run/model``: as noted beside it, else those the recipe asks for.
+
+    The recipe alone does not tell: a run that goes on with more steps has written it anew.
+    """
+    file = run / "model" / MODEL_STEP
+    noted = read_json(file, what="a run's model")["step"] if file.is_file() else None
+    return config.training.total_steps if noted is None else int(noted)
+
+
+def _refuse_other_kinds(place: Path, kind: str, run: Path) -> None:
+    """Refuse a run, or a checkpoint of a run, that has no reader or is of several runs.
+
+    Raises:
+        InputError: it is not of a recipe of kind "joint".
+    """
+    if kind in ("contrastive", "supervised"):
+        raise InputError(
+            f"{place}: of a recipe of kind {kind!r}, which trains a retriever alone; once it is "
+            f"trained it is {run}/retriever, which can be shared as it is"
+        )
+    if kind == "nano":
+        stages = sorted(str(each.parent) for each in run.glob("*/checkpoints"))
+        raise InputError(
+            f"{place}: of a recipe of kind {kind!r}, each of whose stages is a run; export one of "
+            f"those{': ' if stages else ''}{', '.join(stages)}"
+        )
 
 
 def _last_measured(opened: Opened) -> dict[str, float]:

@@ -20,6 +20,7 @@ from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import write_json
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.runtime.structure import unstructure
@@ -46,6 +47,9 @@ START_INDEX = "index-start"
 
 BACKGROUND = "background"
 """What training and a refresh beside it have in common, while one is under way."""
+
+MODEL_STEP = "run.json"
+"""In ``model/``: the updates behind its weights; a run that goes on leaves the model as it is."""
 
 
 def open_halves(config: RunConfig) -> Atlas:
@@ -254,6 +258,8 @@ def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> Non
     if main:
         shutil.rmtree(out / BACKGROUND, ignore_errors=True)
     save_model(atlas, out / "model")
+    if main:
+        write_json(out / "model" / MODEL_STEP, {"step": outcome.step})
     if passages_move(config) and atlas.index is not None and atlas.store is not None:
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
