@@ -2,7 +2,7 @@ import pytest
 
 from atlas_lm.runtime.distributed import own_gpu
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.launched import first_host, launched
+from atlas_lm.runtime.launched import first_host, launched, start_words
 
 SLURM = {
     "SLURM_JOB_ID": "123456",
@@ -54,3 +54,18 @@ def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_is_shown()
     assert own_gpu(3, 1) == 0  # srun --gpus-per-task 1
     with pytest.raises(InputError, match="finds 2 GPUs"):
         own_gpu(2, 2)
+
+
+def test_as_many_processes_are_started_again():
+    torchrun = {"RANK": "2", "WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none"}
+    words = start_words(torchrun | {"LOCAL_WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "1"})
+    assert " ".join(words) == "torchrun --nproc-per-node 8 -m atlas_lm"
+    several = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "gpu007"}
+    assert " ".join(start_words(torchrun | several | SLURM)) == (
+        "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d "
+        "--rdzv-endpoint gpu007:29400 -m atlas_lm"
+    )
+    srun = SLURM | {"RANK": "3", "WORLD_SIZE": "4"}  # `Place.export` has said the same
+    assert " ".join(start_words(srun)) == "srun --ntasks=4 --kill-on-bad-exit=1 atlas-lm"
+    assert "--gpus-per-node=2" in start_words(SLURM | {"SLURM_GPUS_PER_NODE": "2"})
+    assert start_words({}) == start_words({"RANK": "0", "WORLD_SIZE": "1"}) == ["atlas-lm"]

@@ -22,7 +22,7 @@ from typing import Any
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.joint import Watch, build_index, open_halves, run_joint, training_examples
 from atlas_lm.cli.nano_config import NanoConfig, NanoStage
-from atlas_lm.cli.train import refuse_several_processes, watched
+from atlas_lm.cli.train import refuse_several_processes, resume_command, watched
 from atlas_lm.config import DataConfig, HalfConfig, MixConfig, RunConfig, load_recipe, save_recipe
 from atlas_lm.data.lookups import LookupConfig, lookups, pairs_of, split_names
 from atlas_lm.data.minipedia import prepare_minipedia
@@ -67,7 +67,7 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
     run.start(resume=args.resume)
     for number, stage in enumerate(config.stages):
         if not run.train(number, stage):
-            notice(f"go on with: atlas-lm train {run.out}/recipe.toml --out {run.out} --resume")
+            notice(f"go on with: {resume_command(args)}")
             return 0
         run.measure(stage)
     result = run.finish()

@@ -14,7 +14,7 @@ import torch
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.pretrain_config import EncoderConfig, PretrainConfig, SupervisedRun
 from atlas_lm.cli.together import joined
-from atlas_lm.cli.train import refuse_several_processes, refuse_to_watch, watched
+from atlas_lm.cli.train import refuse_several_processes, refuse_to_watch, resume_command, watched
 from atlas_lm.config import load_recipe, read_toml, save_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.passages.store import PassageStore
@@ -178,7 +178,7 @@ def _run(
         if not here.is_main:
             return 0
         if not outcome.finished:
-            notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
+            notice(f"go on with: {resume_command(args)}")
             return 0
         learner.retriever.eval().save_pretrained(out / "retriever")
         _report(args, out / "retriever", learner.retriever, {"steps": outcome.step, **facts})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     with stages.stage(f"train on {len(examples)} questions", "7 min"):
         outcome = run_joint(atlas, config, examples, [], out)
     if not outcome.finished:
-        notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
+        words = ("atlas-lm", "train", f"{out}/recipe.toml", "--out", str(out), "--resume")
+        notice(f"go on with: {shlex.join(words)}")
         return 130
     with stages.stage("measure after", "60 s"):
         # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from atlas_lm.cli.common import add_json_argument, print_json
@@ -13,7 +14,7 @@ from atlas_lm.cli.together import joined
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, did_you_mean
-from atlas_lm.runtime.launched import launched
+from atlas_lm.runtime.launched import launched, start_words
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
 from atlas_lm.training.trackers import TRACKERS
@@ -104,8 +105,18 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
         notice(f"model: {result['model']}\nindex: {result['index']}")
         notice(f'ask it: atlas-lm answer --model {out}/model --index {result["index"]} "..."')
     else:
-        notice(f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume")
+        notice(f"go on with: {resume_command(args)}")
     return 0
+
+
+def resume_command(args: argparse.Namespace) -> str:
+    """Return what goes on with the run of ``args`` as it was started: a line for a shell."""
+    words = [*start_words(), "train", f"{args.out}/recipe.toml", "--out", args.out, "--resume"]
+    if args.device != "cpu":
+        words += ["--device", args.device]
+    for name in dict.fromkeys(watched(args)):
+        words += ["--track", name]
+    return shlex.join([*words, *["--force"] * args.force])
 
 
 def watched(args: argparse.Namespace) -> tuple[str, ...]:

@@ -66,6 +66,28 @@ def launched(environment: Mapping[str, str] | None = None) -> Place | None:
     return None
 
 
+def start_words(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return the words before the verb that start as many processes as this one was started with.
+
+    On several machines ``torchrun``'s must be given on each of them. Only what a launcher says of
+    itself is known: what else ``srun`` was given comes from the job again.
+    """
+    env = os.environ if environment is None else environment
+    place = launched(env)
+    if place is None or place.size == 1:
+        return ["atlas-lm"]
+    if "TORCHELASTIC_RUN_ID" in env:
+        nodes, each = (env.get(f"{group}_WORLD_SIZE", "1") for group in ("GROUP", "LOCAL"))
+        many = ["--nnodes", nodes] if nodes != "1" else []
+        meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{place.address}:29400"]
+        return ["torchrun", *many, "--nproc-per-node", each, *meet * bool(many), "-m", "atlas_lm"]
+    if "SLURM_STEP_NUM_TASKS" in env:
+        gpus = env.get("SLURM_GPUS_PER_NODE")
+        shown = [f"--gpus-per-node={gpus}"] if gpus else []
+        return ["srun", f"--ntasks={place.size}", *shown, "--kill-on-bad-exit=1", "atlas-lm"]
+    return ["atlas-lm"]
+
+
 def first_host(nodes: str) -> str:
     """Return the first host of SLURM's list of nodes, such as ``gpu[003-007,12],login``."""
     match = re.match(r"([^\[,]+)(?:\[([^\]\-,]+)[^\]]*\])?", nodes)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from atlas_lm.cli import build_parser
+from atlas_lm.cli.train import resume_command
+
+
+def asked(*words: str) -> argparse.Namespace:
+    parser, _ = build_parser("train")
+    return parser.parse_intermixed_args(["a.toml", *words])
+
+
+def test_a_run_goes_on_where_and_as_it_was_started(monkeypatch):
+    plain = "atlas-lm train run/recipe.toml --out run --resume"
+    assert resume_command(asked("--out", "run", "training.total_steps=4")) == plain
+    options = ("--device", "cpu", "--track", "wandb", "--tensorboard", "--force")
+    words = ["--track", "wandb", "--track", "tensorboard", "--force"]
+    line = resume_command(asked("--out", "my run", *options))
+    again = ["atlas-lm", "train", "my run/recipe.toml", "--out", "my run", "--resume"]
+    assert shlex.split(line) == [*again, *words]
+    args = asked("--out", "run")
+    args.device = "cuda:1"
+    assert resume_command(args) == f"{plain} --device cuda:1"
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    started = "torchrun --nproc-per-node 2 -m atlas_lm train run/recipe.toml"
+    assert resume_command(args).startswith(started)
