@@ -2,12 +2,14 @@ import dataclasses
 
 import pytest
 
-from atlas_lm.cli.fits import refuse_what_cannot_fit
+from atlas_lm.cli.fits import _guess, plan_request, refuse_what_cannot_fit
 from atlas_lm.cli.joint import open_halves
 from atlas_lm.cli.tiny import joint_config
 from atlas_lm.config import HalfConfig
 from atlas_lm.planning import Machine
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.training.lora import LoRAConfig
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,35 @@ def test_what_cannot_fit_is_refused_with_numbers_and_remedies_unless_forced(
     assert request.passages == 80
     assert request.n_context == 4
     assert "going on all the same" in capsys.readouterr().err
+
+
+def test_several_processes_share_out_the_queries_and_the_memory_of_their_machines(
+    opened, monkeypatch
+):
+    atlas, config = opened
+    training = dataclasses.replace(config.training, bsz=12, accumulation_steps=2)
+    config = dataclasses.replace(config, training=training)
+    small = dataclasses.replace(training, bsz=1, accumulation_steps=1)
+    one_query = dataclasses.replace(config, training=small)
+    passages = 4096 * 80
+    alone = _guess(atlas, one_query) - passages
+    monkeypatch.setattr(distributed, "world", lambda: distributed.World(size=8))
+    request = plan_request(atlas, config, atlas.reader.device, machines=4)
+    assert (request.bsz, request.accumulation_steps) == (3, 1)
+    assert (request.world, request.machines, request.ranks_of_machine) == (8, 4, 2)
+    assert _guess(atlas, one_query, machines=4) - passages == pytest.approx(2 * alone)
+    assert _guess(atlas, one_query) - passages == pytest.approx(8 * alone)
+
+
+def test_adapters_and_the_retriever_s_recomputing_are_planned(opened):
+    pytest.importorskip("peft")
+    _, config = opened
+    half = dataclasses.replace(config.reader, lora=LoRAConfig(rank=2))
+    recomputing = dataclasses.replace(config.training, gradient_checkpointing_retriever=True)
+    config = dataclasses.replace(config, reader=half, training=recomputing)
+    atlas = open_halves(config)
+    request = plan_request(atlas, config, atlas.reader.device)
+    learn = [one.numel() for one in atlas.reader.parameters() if one.requires_grad]
+    assert request.reader_trained == sum(learn) > 0
+    assert request.retriever_trained is None
+    assert request.gradient_checkpointing_retriever

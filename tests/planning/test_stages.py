@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 
 from atlas_lm.planning import Machine, Throughput, assumed, measured, stages, state_bytes
 from atlas_lm.planning.stages import PROCESS_BYTES
+from atlas_lm.planning.work import training_cost
 from tests.planning.small import RealStep, encoder, fid, request
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -43,6 +45,34 @@ def test_state_of_training_is_exact():
         half.update(0)
     moments = [tensor for half in step.optimizers for tensor in half.tensors().values()]
     assert held["AdamW's moments"] == sum(m.numel() * m.element_size() for m in moments)
+
+
+def test_adapters_alone_have_gradients_and_moments():
+    whole = state_bytes(request())
+    few = request(reader_trained=100, retriever_trained=50)
+    held = state_bytes(few)
+    assert held["gradients"] == 4 * 150
+    assert held["AdamW's moments"] == 8 * 150
+    assert held["weights"] == whole["weights"] + 4 * 150
+    assert state_bytes(few.without_adapters) == whole
+    one, other = (by_name(plan)["train step"] for plan in (few, request()))
+    assert one.ram_bytes < other.ram_bytes
+    assert one.parts["activations"] > 0
+
+
+def test_each_half_can_recompute_by_itself():
+    one = request(retriever=encoder(4))
+    peaks = [
+        training_cost(dataclasses.replace(one, **fields)).peak_bytes
+        for fields in (
+            {},
+            {"gradient_checkpointing_retriever": True},
+            {"gradient_checkpointing": True, "gradient_checkpointing_retriever": False},
+            {"gradient_checkpointing": True},
+        )
+    ]
+    assert peaks[1] < peaks[0]
+    assert peaks[3] < peaks[2] < peaks[0]
 
 
 def test_every_stage_is_there():

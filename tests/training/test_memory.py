@@ -1,8 +1,10 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from atlas_lm.runtime import distributed
 from atlas_lm.training.memory import OutOfMemoryError, helpful, is_out_of_memory
 from atlas_lm.training.profile import StepProfiler
 from tests.training.tiny import FakeAtlas, config, run
@@ -24,7 +26,7 @@ def full_at(phase):
     [
         ("encode", "training.gradient_checkpointing_reader=true"),
         ("score", "context.retriever_n_context"),
-        ("retrieve", "data.index built with"),
+        ("retrieve", "context.n_rerank"),
     ],
 )
 def test_out_of_memory_names_the_phase_and_three_settings(tmp_path, phase, first):
@@ -38,14 +40,41 @@ def test_out_of_memory_names_the_phase_and_three_settings(tmp_path, phase, first
 def test_settings_in_use_are_not_advised():
     cfg = config(bsz=1, precision="bf16", gradient_checkpointing_reader=True)
     for phase in ("data", "retrieve", "encode", "score", "backward", "update", "refresh", "save"):
-        advised = helpful(phase, cfg)
-        assert len(advised) == len(set(advised)) >= 3
+        settings = helpful(phase, cfg, FakeAtlas())
+        assert len(settings) == len(set(settings)) >= 3
         assert not any(
             name in setting
-            for setting in advised
+            for setting in settings
             for name in ("bsz=", "bf16", "checkpointing_reader")
         )
-    assert "training.bsz=1 training.accumulation_steps=8" in helpful("data", config(bsz=4))[0]
+    assert (
+        "training.bsz=1 training.accumulation_steps=8"
+        in helpful("data", config(bsz=4), FakeAtlas())[0]
+    )
+
+
+def advised(phase, cfg, *, kind="fid", learns=True):
+    model = FakeAtlas()
+    model.reader.settings = SimpleNamespace(kind=kind)
+    model.retriever.passage_encoder = model.retriever.passages.requires_grad_(learns)
+    return " ".join(helpful(phase, cfg, model))
+
+
+def test_only_what_the_run_has_a_use_for_is_advised(monkeypatch):
+    cfg = config(parallel="fsdp")
+    assert "query_side" in advised("refresh", cfg)
+    assert "int8" not in advised("refresh", cfg)
+    assert "query_side" not in advised("refresh", cfg, learns=False)
+    assert "int8" in advised("refresh", cfg, learns=False)
+    assert "settings.text_maxlength" in advised("encode", cfg)
+    assert "settings.passage_maxlength" in advised("encode", cfg, kind="causal")
+    frozen = config(freeze_retriever_steps=cfg.total_steps)
+    assert "retriever" not in advised("backward", frozen)
+    assert "save_in_background" not in advised("save", cfg)
+    assert advised("save", config(save_in_background=True)).startswith("training.save_in_back")
+    assert "fsdp" in advised("update", cfg)
+    monkeypatch.setattr(distributed, "world", lambda: distributed.World(size=2))
+    assert "fsdp" not in advised("update", cfg)
 
 
 def test_only_errors_of_memory_are_taken_for_such(tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from atlas_lm.config import RunConfig
+from atlas_lm.config import HalfConfig, RunConfig
 from atlas_lm.index import read_manifest
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
@@ -25,6 +26,7 @@ from atlas_lm.planning.advice import shortages
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn
+from atlas_lm.training import TrainingConfig
 from atlas_lm.training.memory import ADVICE, helpful
 
 PLAINLY_FITS = 0.4
@@ -57,14 +59,15 @@ def refuse_what_cannot_fit(
     if distributed.world().size > 1 and config.training.parallel == "fsdp":
         return None  # a plan knows of no sharded models
     machine = machine or this_machine(out)
+    machines = len(set(distributed.gather_json(socket.gethostname())))
     device = atlas.reader.device
     memory = machine.gpu_bytes if device.type == "cuda" else machine.ram_bytes
     try:
-        if not memory or _guess(atlas, config) < PLAINLY_FITS * memory:
+        if not memory or _guess(atlas, config, machines=machines) < PLAINLY_FITS * memory:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's, about models that never run
-            request = plan_request(atlas, config, device)
+            request = plan_request(atlas, config, device, machines=machines)
             found = tuple(stages(request, machine, assumed(request, machine)))
     except Exception as error:  # a model that cannot be counted may well be trained
         warn(f"whether this run fits could not be found out ({error}); it starts all the same")
@@ -77,17 +80,21 @@ def refuse_what_cannot_fit(
         warn(f"{said}; going on all the same (--force)")
         return request
     phase = "refresh" if short[0].stage == "refresh" else "encode"
-    settings = "\n".join(f"  {setting}" for setting in helpful(phase, config.training)[:ADVICE])
+    advice = helpful(phase, config.training, atlas)
+    settings = "\n".join(f"  {setting}" for setting in advice[:ADVICE])
     raise InputError(
         f"this run will not fit: {said}. What would help most, first things first:\n{settings}\n"
         "atlas-lm plan shows every stage; --force starts the run all the same"
     )
 
 
-def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanRequest:
-    """Return the request of a plan for a recipe whose models are open."""
+def plan_request(
+    atlas: Atlas, config: RunConfig, device: torch.device, *, machines: int = 1
+) -> PlanRequest:
+    """Return the request of a plan for a recipe whose models are open, on so many machines."""
     context, training = config.context, config.training
     world = distributed.world().size
+    bsz, accumulation_steps = _of_process(training, world)
     retriever = _planned(atlas.retriever.passage_encoder, "retriever") if atlas.retriever else None
     reader = _planned(_network(atlas.reader), "reader")
     frozen = training.freeze_retriever_steps >= training.total_steps
@@ -98,24 +105,42 @@ def plan_request(atlas: Atlas, config: RunConfig, device: torch.device) -> PlanR
         retriever=retriever or _planned(_network(atlas.reader), "retriever"),
         reader=reader,
         world=world,
+        machines=machines,
         device="cuda" if device.type == "cuda" else "cpu",
         n_context=max(context.n_context, 1),
         n_rerank=context.n_rerank,
         topk=context.retriever_n_context,
-        bsz=training.bsz,
-        accumulation_steps=training.accumulation_steps,
+        bsz=bsz,
+        accumulation_steps=accumulation_steps,
         query_tokens=min(QUERY_TOKENS, (retriever and retriever.longest) or QUERY_TOKENS),
         passage_tokens=min(_passage_limit(atlas), PASSAGE_TOKENS),
         objective=cast(Any, "none" if frozen or retriever is None else config.objective.name),
         query_side=config.staleness.query_side,
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing_reader,
+        gradient_checkpointing_retriever=training.gradient_checkpointing_retriever,
+        reader_trained=_adapters(atlas.reader, config.reader),
+        retriever_trained=_adapters(atlas.retriever, config.retriever),
     )
 
 
-def _guess(atlas: Atlas, config: RunConfig) -> float:
-    """Return a guess of the bytes that a step needs, on the high side."""
-    context, bsz = config.context, config.training.bsz
+def _of_process(training: TrainingConfig, world: int) -> tuple[int, int]:
+    """Return micro-batch and micro-batches of the busiest of ``world`` processes; see `parts`."""
+    queries = -(-training.queries_per_update // world)
+    bsz = min(training.bsz, queries)
+    return bsz, -(-queries // bsz)
+
+
+def _adapters(module: Any, half: HalfConfig) -> int | None:
+    """Return the parameters that are trained where these are adapters; else None."""
+    return _trained(module) if half.lora.rank and module is not None else None
+
+
+def _guess(atlas: Atlas, config: RunConfig, *, machines: int = 1) -> float:
+    """Return a guess of the bytes that a step needs, on the high side: on a GPU, or a machine."""
+    world = distributed.world().size
+    ranks = 1 if atlas.reader.device.type == "cuda" else -(-world // machines)
+    context, bsz = config.context, _of_process(config.training, world)[0]
     network = _network(atlas.reader)
     tokens = bsz * max(context.n_context, 1) * (_passage_limit(atlas) + QUERY_TOKENS)
     bytes_of = _activations(network.config, tokens) + _state(network)
@@ -124,7 +149,7 @@ def _guess(atlas: Atlas, config: RunConfig) -> float:
         encoder = atlas.retriever.passage_encoder
         tokens = bsz * context.retriever_n_context * atlas.retriever.settings.passage_maxlength
         bytes_of += _activations(encoder.config, tokens) + _state(atlas.retriever)
-    return bytes_of + 4.0 * 1024 * _passages(config)
+    return ranks * bytes_of + 4.0 * 1024 * _passages(config)
 
 
 def _activations(described: Any, tokens: int) -> float:
@@ -135,8 +160,13 @@ def _activations(described: Any, tokens: int) -> float:
 
 
 def _state(module: Any) -> float:
-    """Return the bytes of weights, gradients and moments."""
-    return float(16 * sum(parameter.numel() for parameter in module.parameters()))
+    """Return the bytes of weights, gradients, moments and the buckets of several processes."""
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    return float(4 * weights + 16 * _trained(module))
+
+
+def _trained(module: Any) -> int:
+    return sum(one.numel() for one in module.parameters() if one.requires_grad)
 
 
 def _passage_limit(atlas: Atlas) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -63,6 +64,12 @@ class PlanRequest:
     """fp32, or bf16 autocast over fp32 weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    gradient_checkpointing_retriever: bool | None = None
+    """The same for the retriever; None: as the reader."""
+    reader_trained: int | None = None
+    """Parameters of the reader's adapters, where they alone are trained; None: it is trained."""
+    retriever_trained: int | None = None
+    """The same for the retriever, where it is trained."""
     num_beams: int = 1
     """Beams of generation."""
 
@@ -82,6 +89,11 @@ class PlanRequest:
                 f"machines={self.machines} is more than world={self.world}: "
                 "every machine runs at least one process"
             )
+
+    @property
+    def without_adapters(self) -> PlanRequest:
+        """The same, with both halves trained in full."""
+        return dataclasses.replace(self, reader_trained=None, retriever_trained=None)
 
     @property
     def embedded_tokens(self) -> int:

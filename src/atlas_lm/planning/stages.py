@@ -150,6 +150,10 @@ def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
     cost = work.training_cost(request)
     held = state_bytes(request)
     activations = cost.peak_bytes
+    unmade = state_bytes(request.without_adapters)["gradients"] - held["gradients"]
+    if unmade:  # what adapters spare; the activations stay
+        forward = work.training_cost(request, backward=False).peak_bytes
+        activations = max(activations - unmade, forward)
     if request.accumulation_steps == 1:  # gradients come as activations go
         activations = max(activations - held["gradients"], 0.0)
     model: dict[str, float] = {**held, "activations": activations}
@@ -177,20 +181,23 @@ def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
 
 
 def state_bytes(request: PlanRequest) -> dict[str, float]:
-    """Return what training holds all the time: exact but for tokenizers and the like."""
+    """Return what training holds all the time: exact but for tokenizers and the like.
+
+    Of adapters the counts of AdamW's steps, 4 bytes a tensor, are left out.
+    """
     reader = request.reader
     assert reader is not None
-    halves = [reader.built()]
-    trained = sum(one.numel() for one in halves[0].parameters())
-    weights = trained
-    tensors = sum(1 for _ in halves[0].parameters())
-    if request.objective != "none" or request.n_context:
-        tower = request.retriever.built()
-        own = sum(one.numel() for one in tower.parameters())
-        weights += own * (2 if request.query_side else 1)
-        if request.objective != "none":
-            trained += own
-            tensors += sum(1 for _ in tower.parameters())
+    learns = request.objective != "none"
+    halves = [(reader, 1, request.reader_trained)]
+    if learns or request.n_context:
+        towers = 2 if request.query_side else 1
+        halves.append((request.retriever, towers, request.retriever_trained if learns else 0))
+    weights = trained = tensors = 0
+    for half, towers, adapters in halves:
+        sizes = [one.numel() for one in half.built().parameters()]
+        weights += towers * sum(sizes) + (adapters or 0)
+        trained += sum(sizes) if adapters is None else adapters
+        tensors += len(sizes) if adapters is None else 0
     return {
         "weights": 4.0 * weights,
         "gradients": 4.0 * trained,

@@ -29,7 +29,7 @@ EMBEDDING_TOKENS = {"cpu": 2048, "cuda": 32768}
 def _essential(request: PlanRequest) -> PlanRequest:
     """Return the request without what changes nothing about its models: it is counted once."""
     return dataclasses.replace(
-        request,
+        request.without_adapters,
         passages=1,
         index="",
         keep_vectors=False,
@@ -85,16 +85,17 @@ def _embedding_cost(request: PlanRequest) -> tuple[Cost, int]:
     return by_layers(count, model.layers), batch
 
 
-def training_cost(request: PlanRequest) -> Cost:
+def training_cost(request: PlanRequest, *, backward: bool = True) -> Cost:
     """Return the cost of one micro-batch: both losses forward, then backward; no optimizer.
 
-    What is kept at the end are the gradients. Reranking is counted, search is not.
+    What is kept at the end are the gradients; there are none without ``backward``. Reranking is
+    counted, search is not. All parameters count as trained.
     """
-    return _training_cost(_essential(request))
+    return _training_cost(_essential(request), backward)
 
 
 @lru_cache
-def _training_cost(request: PlanRequest) -> Cost:
+def _training_cost(request: PlanRequest, backward: bool) -> Cost:
     reader = request.reader
     assert reader is not None
     stacks = (*reader.layers, *(request.retriever.layers if request.objective != "none" else ()))
@@ -102,7 +103,7 @@ def _training_cost(request: PlanRequest) -> Cost:
     def count(layers: tuple[int, ...]) -> Cost:
         with entered(request, grad=True):
             halves = training_halves(request, layers)
-            return counted(lambda: micro_batch(halves, request), halves)
+            return counted(lambda: micro_batch(halves, request, backward=backward), halves)
 
     return by_layers(count, stacks)
 
@@ -178,17 +179,18 @@ def embedded(module: Any, rows: int, length: int) -> Tensor:
 
 def _prepare(halves: nn.ModuleDict, request: PlanRequest) -> None:
     halves.train()
-    if request.gradient_checkpointing:
-        for name, half in halves.items():
-            if name != "passage" or not request.query_side:
-                module: Any = half
-                name_of = "activation_checkpointing_enable"  # its name from transformers 5.23 on
-                enable = getattr(module, name_of, None) or module.gradient_checkpointing_enable
-                enable({"use_reentrant": False})
+    reader, retriever = request.gradient_checkpointing, request.gradient_checkpointing_retriever
+    for name, half in halves.items():
+        wanted = reader if name == "reader" or retriever is None else retriever
+        if wanted and (name != "passage" or not request.query_side):
+            module: Any = half
+            name_of = "activation_checkpointing_enable"  # its name from transformers 5.23 on
+            enable = getattr(module, name_of, None) or module.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
 
 
-def micro_batch(halves: nn.ModuleDict, request: PlanRequest) -> None:
-    """Do both losses of a micro-batch and go back through them."""
+def micro_batch(halves: nn.ModuleDict, request: PlanRequest, *, backward: bool = True) -> None:
+    """Do both losses of a micro-batch and, where asked for, go back through them."""
     reader: Any = halves["reader"]
     assert request.reader is not None
     read = _fid if request.reader.is_fid else _prompt
@@ -204,7 +206,8 @@ def micro_batch(halves: nn.ModuleDict, request: PlanRequest) -> None:
         passage = embedded(halves["passage"], rows, request.embedded_tokens)
         score = (query[:, None] * passage.view(request.bsz, request.n_context, -1)).sum(-1)
         loss = loss + score.log_softmax(dim=-1).sum()
-    torch.autograd.backward(loss)
+    if backward:
+        torch.autograd.backward(loss)
 
 
 def _fid(reader: Any, request: PlanRequest) -> Tensor:

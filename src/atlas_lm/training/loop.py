@@ -75,7 +75,8 @@ def train(
     """
     clock = clock or PhaseClock(model_device(state))
     run = _Run(state, cfg, checkpoints, log, evaluate, clock)
-    with StopRequest() as stop, closing(state.freshness), memory_explained(clock, cfg):
+    explained = memory_explained(clock, cfg, state.model)
+    with StopRequest() as stop, closing(state.freshness), explained:
         stopping = distributed.any_process(stop.asked)
         while state.step < cfg.total_steps and not stopping:
             run.step()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.config import TrainingConfig
+from atlas_lm.training.update import Trainable
 
 ADVICE = 3
 """Settings that are named."""
@@ -20,7 +23,7 @@ class OutOfMemoryError(InputError):
 
 
 @contextmanager
-def memory_explained(clock: PhaseClock, cfg: TrainingConfig) -> Iterator[None]:
+def memory_explained(clock: PhaseClock, cfg: TrainingConfig, model: Trainable) -> Iterator[None]:
     """Turn an out-of-memory error of the processor or of a GPU into one that says what to do.
 
     Raises:
@@ -32,7 +35,7 @@ def memory_explained(clock: PhaseClock, cfg: TrainingConfig) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         phase = clock.failed_in or "training"
-        settings = "\n".join(f"  {setting}" for setting in helpful(phase, cfg)[:ADVICE])
+        settings = "\n".join(f"  {setting}" for setting in helpful(phase, cfg, model)[:ADVICE])
         peaks = ", ".join(
             f"{name} {total.peak_bytes / 1e6:,.0f} MB"
             for name, total in clock.totals.items()
@@ -53,31 +56,57 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
 
 
-def helpful(phase: str, cfg: TrainingConfig) -> list[str]:
-    """Return settings that need less memory in a phase, best first; those in use are left out."""
+def helpful(phase: str, cfg: TrainingConfig, model: Trainable) -> list[str]:
+    """Return settings that need less memory in a phase, best first.
+
+    Left out is what is in use already, and what such a reader or retriever has no use for.
+    """
+    learns = model.retriever is not None and cfg.freeze_retriever_steps < cfg.total_steps
+    passages_learn = learns and _passages_learn(model.retriever)
+    sharded = cfg.parallel == "fsdp" and distributed.world().size > 1
+    limit = "passage_maxlength" if _reads_prompts(model.reader) else "text_maxlength"
     general = {
         "activations": _smaller_batches(cfg),
         "recompute reader": ""
         if cfg.gradient_checkpointing_reader
         else "training.gradient_checkpointing_reader=true: one layer's activations, a third slower",
         "recompute retriever": ""
-        if cfg.gradient_checkpointing_retriever
+        if cfg.gradient_checkpointing_retriever or not learns
         else "training.gradient_checkpointing_retriever=true: the same for the retriever",
         "bf16": ""
         if cfg.precision == "bf16"
         else 'training.precision="bf16": half the activations, on devices with bf16 units',
         "read less": "context.n_context: read fewer passages (memory grows with it)",
-        "score less": "context.retriever_n_context: measure fewer passages",
-        "cut": "reader.settings.text_maxlength: shorter passages",
-        "freeze": "staleness.query_side=true: the passage encoder needs no gradient, no refresh",
-        "index": "data.index built with --kind int8 or binary: a 4th or a 32nd of the memory",
+        "score less": "context.retriever_n_context: measure fewer passages" if learns else "",
+        "cut": f"reader.settings.{limit}: shorter passages",
+        "freeze": "staleness.query_side=true: the passage encoder needs no gradient, no refresh"
+        if passages_learn
+        else "",
+        "index": ""
+        if passages_learn  # vectors of such an index cannot follow the encoder
+        else "data.index built with --kind int8 or binary: a 4th or a 32nd of the memory",
         "rerank": "context.n_rerank: re-embed fewer candidates",
-        "shard": 'training.parallel="fsdp" under torchrun: weights and moments shared out',
+        "shard": ""
+        if sharded
+        else 'training.parallel="fsdp" under torchrun: weights and moments shared out',
         "smaller": "reader.path: a smaller reader",
-        "keep": "training.keep_last=1 and a larger save_every: fewer copies under way",
+        "wait": "training.save_in_background=false: no copy of the state while it is written"
+        if cfg.save_in_background
+        else "",
     }
     names = dict.fromkeys((*_BY_PHASE.get(phase, ()), *_BY_PHASE["encode"], *_BY_PHASE["update"]))
     return [general[name] for name in names if general[name]]
+
+
+def _reads_prompts(reader: Any) -> bool:
+    """Return whether a reader is a decoder-only model, whose limit is one of each passage."""
+    return getattr(getattr(reader, "settings", None), "kind", "fid") == "causal"
+
+
+def _passages_learn(retriever: Any) -> bool:
+    """Return whether the passage encoder of a retriever that learns does."""
+    encoder = getattr(retriever, "passage_encoder", retriever)
+    return any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 _BY_PHASE = {
@@ -91,7 +120,7 @@ _BY_PHASE = {
     "update": ("shard", "freeze", "smaller"),
     "refresh": ("freeze", "index", "shard"),
     "evaluate": ("read less", "cut", "smaller"),
-    "save": ("shard", "keep", "smaller"),
+    "save": ("wait", "shard", "smaller"),
 }
 
 
