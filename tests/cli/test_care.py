@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from atlas_lm import Atlas
-from atlas_lm.cli import main
+from atlas_lm.cli import doctor_gradients, main, train
 from atlas_lm.cli.doctor_checks import EXTRAS
 from atlas_lm.cli.export import Opened, _last_measured, open_source
 from atlas_lm.runtime.errors import InputError
@@ -233,7 +233,10 @@ def test_metrics_go_to_trackers_and_a_profile_is_written(tiny, tmp_path, capsys)
     assert {"phase retrieve", "phase encode", "phase score", "phase backward"} <= names
 
 
-def test_a_second_run_in_a_directory_is_refused(trained, tiny, capsys):
+def test_a_second_run_in_a_directory_is_refused_before_it_builds_an_index(
+    trained, tiny, capsys, monkeypatch
+):
+    monkeypatch.setattr(train, "open_or_build_index", lambda *_: pytest.fail("it is at work"))
     with run_lock(trained):
         assert main(["train", f"{trained}/recipe.toml", "--out", str(trained), "--resume"]) == 2
     assert "another run is at work" in capsys.readouterr().err

@@ -9,14 +9,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.joint import build_index, open_halves, training_examples
-from atlas_lm.config import RunConfig, find_recipe, load_recipe
+from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.model import Atlas
+from atlas_lm.passages.filters import rows_that_pass
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.retrieve import ContextConfig
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.training import TrainingConfig, new_state
 from atlas_lm.training.gradients import GradientReport, ModuleGradient, probe_update
 
@@ -28,7 +32,14 @@ PASSAGES = 64
 
 def run_gradients(args: argparse.Namespace) -> int:
     """Make the step and show it; exit code 2 where a half that should learn does not."""
-    config = load_recipe(find_recipe(args.gradients), args.overrides, RunConfig)
+    path = find_recipe(args.gradients)
+    if (kind := read_toml(path).get("kind", "joint")) != "joint":
+        raise InputError(
+            f"{path}: a recipe of kind {kind!r}; --gradients looks at one step of joint training: "
+            'give a recipe of kind "joint", such as the recipe.toml of a run or of one of its '
+            "stages"
+        )
+    config = load_recipe(path, args.overrides, RunConfig)
     with tempfile.TemporaryDirectory() as scratch:
         report = toy_step(config, args.device, Path(scratch))
     expected = halves_that_should_learn(config)
@@ -46,8 +57,8 @@ def toy_step(config: RunConfig, device: str, scratch: Path) -> GradientReport:
     Both halves are asked to learn, whatever step the recipe thaws the retriever at, from one step's
     signals and at the peak of the learning rates.
     """
-    atlas = open_halves(config).to(device)
-    examples = training_examples(config, atlas.config.task)
+    atlas = open_halves(config if config.data.index else _unfiltered(config)).to(device)
+    examples = training_examples(config, atlas.config.task, atlas.reader.settings.kind)
     training = _toy(config.training)
     _open_small_index(atlas, config, scratch)
     asked = [examples[row] for row in range(min(len(examples), QUESTIONS))]
@@ -86,24 +97,41 @@ def _toy(training: TrainingConfig) -> TrainingConfig:
     )
 
 
+def _unfiltered(config: RunConfig) -> RunConfig:
+    """Return the recipe without its filter: all passages of the small index pass it."""
+    return dataclasses.replace(
+        config, context=dataclasses.replace(config.context, where="", as_of="")
+    )
+
+
 def _open_small_index(atlas: Atlas, config: RunConfig, scratch: Path) -> None:
-    """Open the recipe's index; where it is to be built, one over its first passages."""
+    """Open the recipe's index; where it is to be built, one over the first it lets be found."""
     if config.context.passages_from != "index":
         return
     if config.data.index:
         atlas.open_index(config.data.index)
         return
     store = PassageStore.open([Path(path) for path in config.data.passages])
-    rows = range(min(len(store), max(PASSAGES, 2 * config.context.retriever_n_context)))
     lines = [
-        json.dumps({"id": p.id, "title": p.title, "section": p.section, "text": p.text})
-        for p in store.passages(list(rows))
+        json.dumps(
+            {**p.metadata, "id": p.id, "title": p.title, "section": p.section, "text": p.text}
+        )
+        for p in store.passages(_first_rows(store, config.context))
     ]
     store.close()
     file = scratch / "passages.jsonl"
     file.write_text("\n".join(lines) + "\n", "utf-8")
     build_index(atlas, PassageStore.open([file]), scratch / "index")
     atlas.open_index(scratch / "index")
+
+
+def _first_rows(store: PassageStore, context: ContextConfig) -> list[int]:
+    """Return the first rows that satisfy the filter, as many as the toy step searches."""
+    count = max(PASSAGES, 2 * context.retriever_n_context)
+    if not context.filter:
+        return list(range(min(len(store), count)))
+    rows: list[int] = np.flatnonzero(rows_that_pass(store, context.filter))[:count].tolist()
+    return rows
 
 
 def _described(report: GradientReport, expected: dict[str, bool]) -> dict[str, Any]:
