@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from atlas_lm import Atlas
-from atlas_lm.cli import doctor_gradients, main, train
+from atlas_lm.cli import main, train
 from atlas_lm.cli.doctor_checks import EXTRAS
 from atlas_lm.cli.export import Opened, _last_measured, open_source
 from atlas_lm.runtime.errors import InputError
