@@ -14,6 +14,7 @@ from atlas_lm.config import find_recipe, load_recipe
 from atlas_lm.model import Atlas
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.training.lock import run_lock
 
 STAGE = """
 [[stages]]
@@ -117,6 +118,14 @@ def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as
     assert all(row["target"] in text for row, text in zip(kept, answers, strict=True))
     mixed = run.stage_config(1, config.stages[1]).data
     assert [(part.task, part.weight) for part in mixed.mix] == [("", 0.5), ("base", 0.5)]
+
+
+def test_a_second_run_is_refused_before_it_writes(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    with run_lock(out):
+        assert main(["train", str(recipe), "--out", str(out)]) == 2
+        assert "another run is at work" in capsys.readouterr().err
+        assert [file.name for file in out.iterdir()] == [".running"]
 
 
 @pytest.mark.slow

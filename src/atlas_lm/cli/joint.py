@@ -132,17 +132,19 @@ def run_joint(
     *,
     resume: bool = False,
     watch: Watch = Watch(),
+    held: bool = False,
 ) -> Outcome:
     """Train both halves, then save the model to ``out/model`` and, if it moved, its index.
 
     The run directory holds ``recipe.toml`` (resolved), ``metrics.jsonl``, ``phases.json`` and
-    ``checkpoints/``. A run that is stopped saves a checkpoint and no model.
+    ``checkpoints/``. A run that is stopped saves a checkpoint and no model. The directory is held
+    meanwhile; ``held`` where the caller holds it already.
 
     Raises:
         InputError: another run is at work in ``out``, or an earlier one was and is not resumed.
     """
     main = distributed.world().is_main
-    with run_lock(out) if main else nullcontext():
+    with nullcontext() if held else run_lock(out):
         checkpoints = Checkpoints(
             out / "checkpoints", config=unstructure(config), keep_last=config.training.keep_last
         )
@@ -263,10 +265,12 @@ def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> Non
     if passages_move(config) and atlas.index is not None and atlas.store is not None:
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
-        if main and (out / "index").is_dir() and not (out / START_INDEX).exists():
-            (out / "index").rename(out / START_INDEX)
-        build_index(atlas, atlas.store, out / "index", step=outcome.step)
-        atlas.open_index(out / "index", shared=distributed.world().size > 1)
+        own = out / "index"
+        began = not config.data.index or Path(config.data.index).resolve() == own.resolve()
+        if main and began and own.is_dir() and not (out / START_INDEX).exists():
+            own.rename(out / START_INDEX)
+        build_index(atlas, atlas.store, own, step=outcome.step)
+        atlas.open_index(own, shared=distributed.world().size > 1)
 
 
 def save_model(atlas: Atlas, path: Path) -> None:

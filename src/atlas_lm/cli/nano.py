@@ -40,6 +40,7 @@ from atlas_lm.runtime.files import atomic_path, read_json, write_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.tasks import TaskConfig, load_examples
+from atlas_lm.training.lock import run_lock
 
 HELD_OUT_SEED = 1_000_003
 """Seed of the look-ups that are measured; their names are never trained on either."""
@@ -64,13 +65,14 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
     refuse_several_processes("a recipe of stages")
     watch = Watch(track=watched(args), profile=args.profile)
     run = NanoRun(Path(args.out), config, device=args.device, watch=watch)
-    run.start(resume=args.resume)
-    for number, stage in enumerate(config.stages):
-        if not run.train(number, stage):
-            notice(f"go on with: {resume_command(args)}")
-            return 0
-        run.measure(stage)
-    result = run.finish()
+    with run_lock(run.out):
+        run.start(resume=args.resume)
+        for number, stage in enumerate(config.stages):
+            if not run.train(number, stage):
+                notice(f"go on with: {resume_command(args)}")
+                return 0
+            run.measure(stage)
+        result = run.finish()
     if args.json:
         print_json(result)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def _run(
     refuse_to_watch(args, "a recipe that trains the retriever alone", track=True)
     with joined(args.device, timeout_minutes=distributed.TIMEOUT / 60) as device:
         here = distributed.world()
-        with run_lock(out) if here.is_main else nullcontext(), StopRequest() as stop:
+        with run_lock(out), StopRequest() as stop:
             learner, facts = make(config, device)
             checkpoints = PretrainCheckpoints(
                 out / "checkpoints", _identity(config, facts), keep_last=config.fit.keep_last

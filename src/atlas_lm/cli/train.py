@@ -17,6 +17,7 @@ from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.launched import launched, start_words
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
+from atlas_lm.training.lock import run_lock
 from atlas_lm.training.trackers import TRACKERS
 
 HELP = "Fine-tune retriever and reader together, or pre-train a retriever, as a recipe says."
@@ -79,17 +80,19 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
         else []
     )
     refuse_what_cannot_fit(atlas, config, out, force=args.force)
-    index = open_or_build_index(atlas, config, out)
-    notice(f"{len(examples)} training questions, {len(validation)} for validation")
-    outcome = run_joint(
-        atlas,
-        config,
-        examples,
-        validation,
-        out,
-        resume=args.resume,
-        watch=Watch(track=watched(args), profile=args.profile),
-    )
+    with run_lock(out):
+        index = open_or_build_index(atlas, config, out)
+        notice(f"{len(examples)} training questions, {len(validation)} for validation")
+        outcome = run_joint(
+            atlas,
+            config,
+            examples,
+            validation,
+            out,
+            resume=args.resume,
+            watch=Watch(track=watched(args), profile=args.profile),
+            held=True,
+        )
     own = out / "index"
     result = {
         "step": outcome.step,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.locks import try_lock
 
@@ -21,11 +22,15 @@ def run_lock(out: str | Path) -> Iterator[None]:
     """Hold the run directory ``out``; whoever else asks for it meanwhile is refused.
 
     The claim ends with the process, also by a kill: what counts is the kernel's lock on the file
-    ``.running``, whatever it says inside and whatever the clock says.
+    ``.running``, whatever it says inside and whatever the clock says. Of several processes the
+    first holds it for all.
 
     Raises:
         InputError: another process, or another run of this one, trains in this directory.
     """
+    if not distributed.world().is_main:
+        yield
+        return
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / NAME
