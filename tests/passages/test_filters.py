@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from atlas_lm.passages import filters as filters_module
@@ -63,6 +64,27 @@ def test_nothing_is_read_twice(files, monkeypatch):
         file.write('{"id": "e", "text": "v", "source": "hr"}\n')
     assert rows_that_pass(PassageStore.open(files), wanted).tolist()[-1]
     assert len(read) == 2
+
+
+def test_dead_rows_say_nothing(tmp_path, monkeypatch):
+    rows = [
+        {"id": "a", "text": "x", "valid_from": "May"},
+        {"id": "b", "text": "y", "draft": True},
+        {"id": "a", "text": "x", "valid_from": "2019"},
+    ]
+    file = tmp_path / "1.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dated, drafts = Filter(as_of="2020"), Filter(where="draft != true")
+    corrected = PassageStore.open(file, hidden=np.array([0, 1]))
+    assert rows_that_pass(corrected, dated).tolist() == [False, True, True]
+    with pytest.raises(InputError, match=r"no passage has a field 'draft'; .*text, .*valid_from"):
+        rows_that_pass(corrected, drafts)
+
+    monkeypatch.setattr(filters_module, "_read", None)
+    with pytest.raises(InputError, match=r"1\.jsonl:1: 'May' is no date"):
+        rows_that_pass(PassageStore.open(file, hidden=np.array([2])), dated)
+    alive = PassageStore.open(file, hidden=np.array([0]))
+    assert rows_that_pass(alive, drafts).tolist() == [True, False, True]
 
 
 def test_wrong_filters(files):

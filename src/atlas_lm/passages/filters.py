@@ -1,7 +1,7 @@
 """Which rows of a store satisfy a condition or are valid as of a date.
 
 Every passage is read once for a filter; the answer is kept in the cache directory for each file, so
-that the next time, or with a file more, old files are not read again.
+that the next time, with a file more or other rows dead, old files are not read again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from atlas_lm.runtime.logs import track
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.types import Passage
 
-VERSION = 1
+VERSION = 2
 ROWS_AT_A_TIME = 4096
 
 
@@ -49,31 +49,38 @@ class Filter:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one file says to a filter."""
+    """What one file says to a filter, dead rows like any other: True or False for every row."""
 
-    rows: NDArray[np.bool_]
-    fields: frozenset[str]
-    """Fields of the filter that some passage has."""
+    passing: NDArray[np.bool_]
+    failing: NDArray[np.bool_]
+    """Rows with values that cannot be compared."""
+    having: dict[str, NDArray[np.bool_]]
+    """Rows with each field of the filter."""
 
 
 def rows_that_pass(store: PassageStore, wanted: Filter) -> NDArray[np.bool_]:
     """Return True for the rows that satisfy the filter.
 
     Raises:
-        InputError: no passage has a field that the filter names (near names are given), values
-            cannot be compared, or no live passage satisfies it.
+        InputError: no live passage has a field that the filter names (near names are given), the
+            values of one cannot be compared, or none satisfies it.
     """
-    found, first = [], 0
-    for count, fingerprint in zip(store.counts, store.fingerprints, strict=True):
-        rows = range(first, first + count)
-        found.append(_of_file(store, wanted, rows, _cache_path(fingerprint, wanted)))
-        first += count
-    _check_fields(store, wanted, frozenset().union(*(one.fields for one in found)))
-    passing = np.concatenate([one.rows for one in found])
-    alive = passing.copy()
+    alive = np.ones(len(store), np.bool_)
     if store.hidden is not None:
         alive[store.hidden] = False
-    if not alive.any():
+    found, present, first = [], set[str](), 0
+    for count, fingerprint in zip(store.counts, store.fingerprints, strict=True):
+        rows = range(first, first + count)
+        one = _of_file(store, wanted, rows, _cache_path(fingerprint, wanted))
+        live = alive[rows.start : rows.stop]
+        if (failing := one.failing & live).any():
+            _fail(store, wanted, first + int(failing.argmax()))
+        present |= {name for name, having in one.having.items() if (having & live).any()}
+        found.append(one.passing)
+        first += count
+    _check_fields(store, wanted, present, alive)
+    passing = np.concatenate(found)
+    if not (passing & alive).any():
         raise InputError(f"no passage satisfies {_described(wanted)}; relax it")
     return passing
 
@@ -88,18 +95,27 @@ def _of_file(store: PassageStore, wanted: Filter, rows: range, cache: Path) -> _
 
 def _read(store: PassageStore, wanted: Filter, rows: range) -> _Found:
     tests, named = _tests(wanted)
-    passing, missing = np.zeros(len(rows), np.bool_), set(named)
+    passing, failing = np.zeros((2, len(rows)), np.bool_)
+    having = {name: np.zeros(len(rows), np.bool_) for name in sorted(named)}
     starts = range(rows.start, rows.stop, ROWS_AT_A_TIME)
     for start in track(starts, "Filtering passages"):
         some = range(start, min(start + ROWS_AT_A_TIME, rows.stop))
-        for row, passage in zip(some, store.passages(some), strict=True):
-            if missing:
-                missing -= {name for name in missing if value_of(passage, name) is not MISSING}
+        for place, passage in enumerate(store.passages(some), start - rows.start):
+            for name, present in having.items():
+                present[place] = value_of(passage, name) is not MISSING
             try:
-                passing[row - rows.start] = all(test(passage) for test in tests)
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{store.place(row)}: {_explained(error, wanted)}") from error
-    return _Found(passing, frozenset(named) - missing)
+                passing[place] = all(test(passage) for test in tests)
+            except (TypeError, ValueError):
+                failing[place] = True
+    return _Found(passing, failing, having)
+
+
+def _fail(store: PassageStore, wanted: Filter, row: int) -> None:
+    """Raise what is wrong with the values of a row."""
+    try:
+        all(test(store[row]) for test in _tests(wanted)[0])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{store.place(row)}: {_explained(error, wanted)}") from error
 
 
 def _tests(wanted: Filter) -> tuple[list[Callable[[Passage], bool]], set[str]]:
@@ -115,7 +131,9 @@ def _tests(wanted: Filter) -> tuple[list[Callable[[Passage], bool]], set[str]]:
     return tests, named
 
 
-def _check_fields(store: PassageStore, wanted: Filter, present: frozenset[str]) -> None:
+def _check_fields(
+    store: PassageStore, wanted: Filter, present: set[str], alive: NDArray[np.bool_]
+) -> None:
     if wanted.as_of and not present & set(FIELDS):
         raise InputError(
             f"as of {wanted.as_of!r}: no passage has valid_from or valid_to; add them to the "
@@ -124,19 +142,19 @@ def _check_fields(store: PassageStore, wanted: Filter, present: frozenset[str]) 
     if not wanted.where:
         return
     for name in sorted(Where.parse(wanted.where).fields - present - set(OWN_FIELDS)):
-        known = _known_fields(store)
+        known = _known_fields(store, alive)
         raise InputError(
             f"where {wanted.where!r}: no passage has a field {name!r}"
             f"{did_you_mean(name, known)}; there are {', '.join(known)}"
         )
 
 
-def _known_fields(store: PassageStore) -> Sequence[str]:
-    """Return the fields of the first passages of every file."""
+def _known_fields(store: PassageStore, alive: NDArray[np.bool_]) -> Sequence[str]:
+    """Return the fields of the first live passages of every file."""
     names: set[str] = set()
     first = 0
     for count in store.counts:
-        for passage in store.passages(range(first, first + min(count, 100))):
+        for passage in store.passages(first + np.flatnonzero(alive[first : first + count])[:100]):
             names |= set(passage.metadata)
         first += count
     return [*OWN_FIELDS, *sorted(names)]
@@ -166,21 +184,21 @@ def _cached(path: Path, count: int) -> _Found | None:
     try:
         with open(path, "rb") as file:
             header = json.loads(file.readline())
-            bits = np.frombuffer(file.read(), np.uint8)
-        if header["count"] != count or len(bits) != -(-count // 8):
+            bits = np.frombuffer(file.read(), np.uint8).reshape(2 + len(header["fields"]), -1)
+        if header["count"] != count or bits.shape[1] != -(-count // 8):
             return None
-        rows = np.unpackbits(bits, count=count).astype(np.bool_)
-        return _Found(rows, frozenset(header["fields"]))
+        passing, failing, *having = np.unpackbits(bits, axis=1, count=count).astype(np.bool_)
+        return _Found(passing, failing, dict(zip(header["fields"], having, strict=True)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _keep(path: Path, found: _Found) -> None:
     """Write to the cache; one that cannot be written costs time, not the answer."""
-    header = {"count": len(found.rows), "fields": sorted(found.fields)}
+    header = {"count": len(found.passing), "fields": list(found.having)}
+    bits = np.packbits(np.stack([found.passing, found.failing, *found.having.values()]), axis=1)
     try:
         with atomic_path(path) as temporary:
-            content = json.dumps(header).encode() + b"\n" + np.packbits(found.rows).tobytes()
-            temporary.write_bytes(content)
+            temporary.write_bytes(json.dumps(header).encode() + b"\n" + bits.tobytes())
     except (OSError, DiskFullError):
         return
