@@ -78,7 +78,7 @@ def test_an_index_that_cannot_follow_is_refused(run, tmp_path):
 
     atlas, config = open_run(run, *QUICK)
     atlas.index = Compressed()
-    with pytest.raises(InputError, match=r"cannot follow it.*query_side=true"):
+    with pytest.raises(InputError, match=r"cannot follow it.*index compact.*query_side=true"):
         run_joint(atlas, config, training_examples(config, atlas.config.task), [], tmp_path / "run")
 
 

@@ -216,9 +216,10 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
         index.local if isinstance(index, ShardedIndex) else index, FlatIndex
     ):
         raise InputError(
-            "the passage encoder learns, and the vectors of this index cannot follow it: it is "
-            "compressed or has parts; train with a flat index (atlas-lm index build --kind flat), "
-            "or set staleness.query_side=true"
+            "the passage encoder learns, and the vectors of this index cannot follow it: train "
+            "with a flat index in one piece (atlas-lm index compact takes in what was added and "
+            "leaves out what is dead; atlas-lm index build --kind flat makes one of a stack or of "
+            "another kind), or set staleness.query_side=true"
         )
     retriever, staleness = atlas.trained_retriever, config.staleness
     if staleness.refresh == "background" and distributed.world().size > 1:
