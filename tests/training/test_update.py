@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import torch
@@ -128,6 +129,25 @@ def test_a_loss_that_is_not_finite_skips_the_update_and_names_the_examples(tmp_p
     assert done.state.skipped_in_row in (0, 1)
     assert done.log[-1][1]["skipped_updates"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in weights(model.reader).values())
+
+
+def test_the_guilty_example_of_a_large_batch_is_named_alone(tmp_path, capsys):
+    model = FakeAtlas()
+    model.poisoned = frozenset({"e37"})
+    cfg = config(total_steps=5, bsz=20)
+    done = run(tmp_path, cfg, model=model, data=examples(40))
+    shown = " ".join(capsys.readouterr().err.split())
+    assert done.state.skipped == 5
+    assert "loss is not finite, update skipped; examples: e37 " in shown
+    assert not re.search(r"\be(?!37)\d+", shown)
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss(tmp_path, capsys):
+    model = FakeAtlas()
+    model.reader.taste.weight.register_hook(lambda grad: grad * torch.inf)
+    run(tmp_path, config(total_steps=2), model=model)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "not finite (that of each example alone is), update skipped; examples: e" in shown
 
 
 def test_a_skipped_update_changes_nothing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from atlas_lm.training.interrupt import StopRequest
 from atlas_lm.training.memory import memory_explained
 from atlas_lm.training.rounds import learn_round
 from atlas_lm.training.state import TrainState
-from atlas_lm.training.update import Update, update
+from atlas_lm.training.update import Update, guilty_examples, update
 
 SKIPS_IN_ROW = 10
 """Skipped updates in a row after which a run is stopped."""
+NAMED = 32
+"""Examples of a skipped update that are named."""
 
 Metrics = Mapping[str, float]
 
@@ -116,18 +118,22 @@ class _Run:
             state.freshness.prepare(state.step)
         with clock("data"):
             batches = state.batches.take(cfg.accumulation_steps)
+        learns = retriever_learns(state, cfg)
         done = update(
             state.model,
             batches,
             state.optimizers,
             cfg,
             step=state.step,
-            train_retriever=retriever_learns(state, cfg),
+            train_retriever=learns,
             phases=clock,
         )
+        guilty = None
+        if done.skipped:
+            guilty = guilty_examples(state.model, batches, cfg, train_retriever=learns)
         state.step += 1
         state.freshness.observe(query for batch in batches for query in batch.retriever_query)
-        note_skip(state, done)
+        note_skip(state, done, guilty)
         with clock("round"):
             done = learn_from_round(state, cfg, done)
         watch(self.monitor, done, state.step)
@@ -244,8 +250,13 @@ def describe(state: TrainState, monitor: CollapseMonitor) -> dict[str, float]:
     return metrics
 
 
-def note_skip(state: TrainState, done: Update) -> None:
+def note_skip(state: TrainState, done: Update, guilty: Sequence[str] | None = None) -> None:
     """Count a skipped update, name its examples, and stop the run at ten in a row.
+
+    Args:
+        state: The run's.
+        done: What became of the update.
+        guilty: Those of its examples whose own loss is not finite; None where nobody has looked.
 
     Raises:
         TrainingStopped: this was the tenth.
@@ -255,8 +266,12 @@ def note_skip(state: TrainState, done: Update) -> None:
         return
     state.skipped += 1
     state.skipped_in_row += 1
-    ids = ", ".join(done.skipped[:8]) + (" ..." if len(done.skipped) > 8 else "")
-    warn(f"step {state.step}: loss or gradient is not finite, update skipped; examples: {ids}")
+    blamed = guilty or done.skipped
+    more = f" and {len(blamed) - NAMED} more" if len(blamed) > NAMED else ""
+    ids = ", ".join(blamed[:NAMED]) + more
+    what = "loss" if guilty else "loss or gradient"
+    alone = "" if guilty is None or guilty else " (that of each example alone is)"
+    warn(f"step {state.step}: {what} is not finite{alone}, update skipped; examples: {ids}")
     if state.skipped_in_row >= SKIPS_IN_ROW:
         raise TrainingStopped(
             f"step {state.step}: {SKIPS_IN_ROW} updates in a row were not finite (last examples: "

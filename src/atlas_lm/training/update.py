@@ -160,6 +160,32 @@ def update(
     return Update(metrics, tuple(tally.retrieved), measured=tuple(own.measured if gathers else ()))
 
 
+def guilty_examples(
+    model: Trainable,
+    micro_batches: Sequence[Batch],
+    config: TrainingConfig,
+    *,
+    train_retriever: bool,
+) -> tuple[str, ...]:
+    """Return the ids of the examples whose loss, alone and without dropout, is not finite.
+
+    Nothing is learnt and no chance drawn; both halves are left in eval mode. Collective: every
+    process brings the micro-batches of its update, and the ids are those of all.
+    """
+    for half in (model.reader, model.retriever):
+        if half is not None:
+            half.eval()
+    own = [example for batch in micro_batches for example in batch.examples]
+    most = int(distributed.gather_numbers([len(own)]).max())
+    tally = Tally()
+    with torch.no_grad():
+        for number in range(most):
+            alone = Batch(tuple(own[number : number + 1]))
+            work = _Work(model, alone, config, train_retriever=train_retriever, phases=untimed)
+            tally.add(alone, work()[1])
+    return tuple(distributed.in_order_of_ranks(tally.guilty))
+
+
 @dataclass(frozen=True)
 class _Work:
     """One micro-batch's forward passes: called, it returns the summed loss and its parts."""
