@@ -23,6 +23,12 @@ def test_more_passages_than_there_are_is_all_of_them():
     assert probe(live_index(Retriever()), passages=50).rows == list(range(20))
 
 
+def test_a_filter_leaves_what_can_be_found():
+    live = live_index(Retriever(), allowed_rows=torch.arange(20) < 3)
+    assert probe(live).rows == [0, 1, 2]
+    assert probe(live).measure().topk_overlap == 1
+
+
 def test_drift_grows_as_the_retriever_moves_and_goes_with_a_refresh():
     retriever = Retriever()
     live = live_index(retriever, torch.float16)

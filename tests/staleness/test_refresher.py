@@ -39,6 +39,18 @@ def test_what_the_last_queries_find_or_nearly_find_comes_first():
     assert refresh.due(1) == sorted(best(live, 0, 6))
 
 
+def test_what_a_filter_hides_is_not_embedded_anew():
+    allowed = torch.arange(20) % 4 == 1
+    retriever = Retriever()
+    live = live_index(retriever, allowed_rows=allowed)
+    refresh = partial(live, depth=3, budget=6, sweep_share=0.5)
+    assert set(refresh.in_demand()) == {1, 5, 9, 13, 17}
+    retriever.move_()
+    for step in (1, 2):
+        refresh.begin(step)
+    assert torch.equal(live.row_steps > 0, allowed)
+
+
 def test_the_cost_follows_the_working_set_not_the_budget():
     live = live_index(Retriever())
     refresh = partial(live, depth=1, budget=16, sweep_share=0.25)

@@ -40,9 +40,9 @@ class Retriever(nn.Module):
         self.vectors += by * torch.randn(self.vectors.shape, generator=generator)
 
 
-def live_index(retriever, dtype=torch.float32):
+def live_index(retriever, dtype=torch.float32, allowed_rows=None):
     index = FlatIndex(
         retriever.vectors.detach().clone().to(dtype), fingerprint=retriever.fingerprint()
     )
     store = Store(Passage(str(row), "text") for row in range(len(index)))
-    return LiveIndex(index, store, retriever, retriever.fingerprint)
+    return LiveIndex(index, store, retriever, retriever.fingerprint, allowed_rows)

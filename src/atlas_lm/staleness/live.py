@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from atlas_lm.index import FlatIndex
@@ -46,6 +46,7 @@ class LiveIndex:
         store: Its passages.
         encoder: The retriever, a module.
         describe: Returns the fingerprint of vectors that the retriever would make now.
+        allowed_rows: True for the rows that the run's queries may find; all where None.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class LiveIndex:
         store: Corpus,
         encoder: Encoder,
         describe: Callable[[], Fingerprint],
+        allowed_rows: Bool[Tensor, " n"] | None = None,
     ) -> None:
         self.index, self.store, self.encoder, self.describe = index, store, encoder, describe
+        self.allowed_rows = allowed_rows
+        """True for the rows that the run's queries may find; None where they may find all."""
         self.own = index.rows if isinstance(index, ShardedIndex) else range(len(index))
         """The rows that this process embeds and holds."""
         self.version = 0
@@ -66,6 +70,11 @@ class LiveIndex:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def n_findable(self) -> int:
+        """How many rows the run's queries may find."""
+        return len(self) if self.allowed_rows is None else int(self.allowed_rows.sum())
 
     @property
     def is_shared(self) -> bool:
@@ -102,12 +111,13 @@ class LiveIndex:
             return self.encoder.embed_queries(queries)
 
     def find(self, queries: Sequence[str], topk: int) -> Int64[Tensor, "bsz topk"]:
-        """Return the rows of the best passages of every query. Collective where shared."""
+        """Return the rows of the best findable passages of every query. Collective where shared."""
+        allowed = self.allowed_rows
         if not self.is_shared:
-            return self.index.search(self.embed_recent(queries), topk).rows
+            return self.index.search(self.embed_recent(queries), topk, allowed_rows=allowed).rows
         own = distributed.world().share(len(queries))
         query_emb = self.embed_recent(queries[own.start : own.stop])
-        found = self.index.search(query_emb, topk).rows.cpu()
+        found = self.index.search(query_emb, topk, allowed_rows=allowed).rows.cpu()
         return torch.cat(distributed.gather(found))
 
     def observed(self, queries: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from atlas_lm.staleness.recent import RecentQueries
 
 
 class Probe:
-    """A fixed sample of an index's passages.
+    """A fixed sample of the passages of an index that the run's queries may find.
 
     Args:
         live: The index and its retriever.
@@ -24,8 +24,10 @@ class Probe:
         self, live: LiveIndex, recent: RecentQueries, *, passages: int, topk: int, seed: int
     ) -> None:
         self._live, self._recent, self._topk = live, recent, topk
-        count = min(passages, len(live))
-        self.rows = sorted(random.Random(f"probe {seed}").sample(range(len(live)), count))
+        count = min(passages, live.n_findable)
+        places = sorted(random.Random(f"probe {seed}").sample(range(live.n_findable), count))
+        allowed = live.allowed_rows
+        self.rows = places if allowed is None else allowed.nonzero()[places, 0].tolist()
         """The sampled rows."""
         self.embedded = 0
         """Passages embedded to measure, so far."""

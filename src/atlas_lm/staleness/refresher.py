@@ -102,8 +102,9 @@ class PartialConfig:
 class PartialRefresh(_AtOnce):
     """The passages that the last queries find, or nearly find; then some of the oldest.
 
-    The cost of a refresh follows the working set: it is at most the budget, and less where the
-    last queries find few different passages.
+    Passages that a filter keeps the run's queries from finding are left as they are. The cost of a
+    refresh follows the working set: it is at most the budget, and less where the last queries find
+    few different passages.
 
     Args:
         live: The index and its retriever.
@@ -116,7 +117,7 @@ class PartialRefresh(_AtOnce):
         self, live: LiveIndex, recent: RecentQueries, config: PartialConfig, *, topk: int
     ) -> None:
         self._live, self._recent, self._config = live, recent, config
-        self._depth = min(config.depth * topk, len(live))
+        self._depth = min(config.depth * topk, live.n_findable)
 
     def begin(self, step: int) -> None:
         """Replace the vectors of the rows that are `due`."""
@@ -126,7 +127,7 @@ class PartialRefresh(_AtOnce):
         """Return the rows to embed anew at ``step``, ascending.
 
         Rows in demand come first: oldest vector first, among equals those of best rank for any
-        query. The share of the sweep goes to the oldest vectors of all.
+        query. The share of the sweep goes to the oldest vectors that queries may find.
         """
         steps = self._live.row_steps
         for_sweep = round(self._config.budget * self._config.sweep_share)
@@ -135,6 +136,8 @@ class PartialRefresh(_AtOnce):
         wanted = wanted[steps[wanted].argsort(stable=True)][: self._config.budget - for_sweep]
         rest = steps.clone()
         rest[wanted] = step
+        if self._live.allowed_rows is not None:
+            rest[~self._live.allowed_rows] = step
         oldest = rest.argsort(stable=True)[:for_sweep]
         return sorted({*wanted.tolist(), *oldest[rest[oldest] < step].tolist()})
 
