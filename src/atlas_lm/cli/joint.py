@@ -236,9 +236,7 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
         retriever, store, out / BACKGROUND, dtype=index.dtype, config=staleness.background
     )
     return keep_fresh(
-        LiveIndex(
-            index, store, retriever, lambda: atlas.fingerprint(store), atlas.allowed_rows()
-        ),
+        LiveIndex(index, store, retriever, lambda: atlas.fingerprint(store), atlas.allowed_rows()),
         staleness,
         launcher,
         topk=config.context.retriever_n_context,
