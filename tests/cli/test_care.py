@@ -265,3 +265,6 @@ def test_the_selftest_passes(tmp_path, capsys):
     result = said(capsys, "selftest")
     assert result["passed"]
     assert [step["passed"] for step in result["steps"]] == [True] * 10
+    each = [step["seconds"] for step in result["steps"]]
+    assert min(each) > 0
+    assert result["seconds"] == pytest.approx(sum(each))
