@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 
@@ -42,6 +43,62 @@ def test_resume_appends_and_drops_what_came_after_the_checkpoint(tmp_path):
         (2, 2.0),
         (3, 30.0),
     ]
+
+
+def test_a_tracker_that_fails_gets_no_more_and_training_goes_on(tmp_path, capsys):
+    class Tracker:
+        def __init__(self, fails):
+            self.fails, self.seen = fails, []
+
+        def log(self, step, metrics):
+            self.seen.append(step)
+            if step == self.fails:
+                raise OSError("no network")
+
+        def close(self):
+            self.seen.append("closed")
+            raise RuntimeError("locked")
+
+    failing, other = Tracker(2), Tracker(9)
+    with RunLog(tmp_path / "metrics.jsonl", total_steps=3, trackers=[failing, other]) as log:
+        for step in (1, 2, 3):
+            log(step, {"reader_loss": 1.0})
+    assert failing.seen == [1, 2]
+    assert other.seen == [1, 2, 3, "closed"]
+    assert [record["step"] for record in records(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert said.count("no network") == said.count("locked") == 1
+
+
+def test_lines_that_a_full_disk_refuses_are_written_once_there_is_room(tmp_path, capsys):
+    class FullDisk:
+        def __init__(self, file, room):
+            self.file, self.room = file, room
+
+        def write(self, data):
+            if not self.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = self.file.write(data[: self.room])
+            self.room -= written
+            return written
+
+        def close(self):
+            self.file.close()
+
+    path = tmp_path / "metrics.jsonl"
+    with RunLog(path, total_steps=4) as log:
+        log._file = FullDisk(log._file, room=10)
+        log(1, {"reader_loss": 1.0})
+        log(2, {"reader_loss": 2.0})
+        assert len(path.read_bytes()) == 10
+        log._file.room = 10_000
+        log(3, {"reader_loss": 3.0})
+        assert [record["step"] for record in records(path)] == [1, 2, 3]
+        log._file.room = 0
+        log(4, {"reader_loss": 4.0})
+    said = capsys.readouterr().err
+    assert said.count("No space left on device") == 1
+    assert "could not be written" in said
 
 
 def test_a_terminal_sees_the_latest_metrics_and_a_bar(tmp_path, monkeypatch):

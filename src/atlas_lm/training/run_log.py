@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,9 @@ _PHASES = ("share_", "peak_mb_")
 class RunLog:
     """A callable ``log(step, metrics)``; use it as a context manager.
 
-    Each call appends one JSON object with ``step`` and ``time`` to ``path`` and flushes it.
+    Each call appends one JSON object with ``step`` and ``time`` to ``path``. No failure to keep
+    metrics ends a run: what the disk refuses is kept in memory and tried again at the next line, a
+    tracker that fails gets no more. Either is said once.
 
     Args:
         path: The JSONL file.
@@ -48,11 +51,12 @@ class RunLog:
         first_step: int = 0,
         trackers: Sequence[Tracker] = (),
     ) -> None:
-        self._trackers = tuple(trackers)
+        self._trackers = list(trackers)
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._forget_after(first_step)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
+        self._unwritten, self._refused = b"", False
         self._latest: dict[str, float] = {}
         self._progress = logs.progress_bar()
         self._task = self._progress.add_task("training", total=total_steps, completed=first_step)
@@ -63,14 +67,15 @@ class RunLog:
     def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep and show the metrics of a step."""
         record = {"step": step, "time": round(time.time(), 3), **_json_numbers(metrics)}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._unwritten += json.dumps(record).encode() + b"\n"
+        self._write()
         self._latest |= metrics
         self._progress.update(self._task, completed=step)
         if self._live is None:
             logs.notice(_line(step, self._total, metrics))
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
+        for tracker in tuple(self._trackers):
+            if not _done(tracker, partial(tracker.log, step, metrics)):
+                self._trackers.remove(tracker)
 
     def __enter__(self) -> RunLog:
         if self._live is not None:
@@ -85,9 +90,22 @@ class RunLog:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        self._write()
+        if self._unwritten:
+            logs.warn(f"{self.path}: the last {len(self._unwritten)} bytes could not be written")
         self._file.close()
         for tracker in self._trackers:
-            tracker.close()
+            _done(tracker, tracker.close)
+
+    def _write(self) -> None:
+        """Append what is not in the file yet, as far as the disk takes it."""
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not self._refused:
+                logs.warn(f"{self.path}: {error.strerror}; metrics wait in memory for some room")
+            self._refused = True
 
     def _view(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -105,6 +123,19 @@ class RunLog:
         if len(kept) < len(lines):
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def _done(tracker: Tracker, work: Callable[[], None]) -> bool:
+    """Return whether a tracker has done its work; where it has failed, that is said."""
+    try:
+        work()
+    except Exception as error:
+        logs.warn(
+            f"the tracker {type(tracker).__name__} failed and gets no more metrics "
+            f"({type(error).__name__}: {error}); they are all in the JSONL file"
+        )
+        return False
+    return True
 
 
 def _step_of(line: str) -> float:
