@@ -98,6 +98,22 @@ def test_html(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<body><div><nav><ul><li><a>no</a></ul></div><p>Kept.</body>",
+        "<header><nav><nav>no<br></header><p>Kept.",
+        "<p><button>no<p>no</p></p><p>Kept.",
+        "<table><tr><td><select><option>no</option><option>no</td></tr></table><p>Kept.</p>",
+        "<nav><div>no</div></nav>Kept.<svg/>",
+        "<div><nav>no<li>no</li>no</div><div>Kept.</div></nav>",
+    ],
+)
+def test_what_is_left_open_ends_with_what_it_stands_in(tmp_path, content):
+    blocks = read(tmp_path, "page.html", content).blocks
+    assert [block.text for block in blocks] == ["Kept."]
+
+
 def test_plain_text_and_nothing(tmp_path):
     document = read(tmp_path, "a.txt", b"\xef\xbb\xbfOne\r\ntwo.\r\n\r\n\r\nThree.\n")
     assert [block.text for block in document.blocks] == ["One two.", "Three."]

@@ -9,7 +9,13 @@ from atlas_lm.passages.documents import Document, Outline, flat
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 SKIPPED = {"script", "style", "noscript", "template", "svg", "nav", "iframe", "select", "button"}
-"""Elements of which nothing is kept."""
+"""Elements of which nothing is kept: up to their end, or that of an element they stand in."""
+INLINE = {"select", "button"}
+"""Those of them that stand within a paragraph, an item or a cell."""
+LOOSE = {"dd", "dt", "li", "p", "tbody", "td", "tfoot", "th", "thead", "tr"}
+"""Elements that may go without their end tag."""
+VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
+"""Elements that have none."""
 BLOCKS = frozenset(
     """
     address article aside blockquote body caption dd details div dl dt fieldset figcaption figure
@@ -47,6 +53,7 @@ class _Parser(HTMLParser):
         self.metadata: dict[str, str] = {}
         self._words: list[str] = []
         self._cells: list[str] | None = None
+        self._open: list[str] = []
         self._skipping: list[str] = []
         self._lists: list[tuple[str, int]] = []
         self._marker = ""
@@ -54,11 +61,14 @@ class _Parser(HTMLParser):
         self._heading: int | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        if self._skipping or tag in SKIPPED:
-            if tag in SKIPPED:
-                self._skipping.append(tag)
-        elif tag == "meta":
+        skipped = bool(self._skipping) or tag in SKIPPED
+        if tag not in LOOSE and tag not in VOID:
+            (self._skipping if skipped else self._open).append(tag)
+        if not skipped:
+            self._show(tag, {name: value or "" for name, value in attrs})
+
+    def _show(self, tag: str, given: dict[str, str]) -> None:
+        if tag == "meta":
             name = given.get("name", "").lower()
             if name in META and given.get("content"):
                 self.metadata[name] = given["content"]
@@ -75,10 +85,9 @@ class _Parser(HTMLParser):
             self._begin(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if self._skipping:
-            if tag in self._skipping:
-                del self._skipping[self._skipping.index(tag) :]
-        elif tag == "title":
+        if self._is_skipped(tag):
+            return
+        if tag == "title":
             self._in_title = False
         elif tag in {"td", "th"}:
             self._end_cell()
@@ -90,6 +99,18 @@ class _Parser(HTMLParser):
             self._verbatim = self._verbatim and tag != "pre"
             if tag in {"ul", "ol"} and self._lists:
                 self._lists.pop()
+
+    def _is_skipped(self, tag: str) -> bool:
+        """Return whether an end tag belongs to what is skipped; one of an outer element ends it."""
+        if not self._skipping:
+            _close(self._open, tag)
+            return False
+        if _close(self._skipping, tag):
+            return True
+        leaves = tag in LOOSE and self._skipping[0] in INLINE
+        if leaves or _close(self._open, tag):
+            self._skipping = []
+        return bool(self._skipping)
 
     def handle_data(self, data: str) -> None:
         if self._in_title:
@@ -131,3 +152,12 @@ class _Parser(HTMLParser):
         text, self._words = flat("".join(self._words)), []
         if self._cells is not None and text:
             self._cells.append(text)
+
+
+def _close(names: list[str], tag: str) -> bool:
+    """Take the innermost ``tag`` and all within it off the open elements, where it is there."""
+    for place in range(len(names) - 1, -1, -1):
+        if names[place] == tag:
+            del names[place:]
+            return True
+    return False
