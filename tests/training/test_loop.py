@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
+from atlas_lm.runtime.distributed import World
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.training import TrainingConfig, new_state
+from atlas_lm.training import TrainingConfig, loop, new_state
 from atlas_lm.training.loop import every
 from tests.training.tiny import FakeAtlas, config, examples, run
 
@@ -116,6 +119,15 @@ def test_memory_and_dropout_are_set_as_configured():
     assert model.reader.checkpointing
     assert not hasattr(model.retriever, "checkpointing")
     assert model.reader.dropout.p == model.retriever.dropout.p == 0.3
+
+
+def test_several_processes_are_told_that_saves_are_waited_for(tmp_path, monkeypatch, capsys):
+    run(tmp_path / "one", config(total_steps=4, save_in_background=True))
+    assert "save_in_background" not in capsys.readouterr().err
+    two = SimpleNamespace(world=lambda: World(size=2), any_process=bool)
+    monkeypatch.setattr(loop, "distributed", two)
+    run(tmp_path / "two", config(total_steps=4, save_in_background=True))
+    assert "save_in_background=true has no effect" in capsys.readouterr().err
 
 
 def test_a_period_of_zero_never_comes_round():

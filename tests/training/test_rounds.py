@@ -7,6 +7,7 @@ import torch
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.training import OptimConfig
+from atlas_lm.training.loop import TrainingStopped
 from tests.training.test_resume import numbers, stopping_at
 from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
 
@@ -102,6 +103,15 @@ def test_a_round_whose_gradient_is_not_finite_moves_nothing_and_is_named(tmp_pat
     assert done.state.skipped == 1
     assert "e3" in capsys.readouterr().err
     assert all(torch.isfinite(tensor).all() for tensor in model.retriever.state_dict().values())
+
+
+def test_a_retriever_that_no_round_can_move_ends_the_run(tmp_path):
+    model = FakeAtlas()
+    whole = model.retriever_loss
+    model.retriever_loss = lambda measured: (whole(measured)[0] * torch.nan, {})
+    each = rounds(total_steps=16, signal_round=2, signal_epochs=2, signal_batches=4)
+    with pytest.raises(TrainingStopped, match=r"step 10: the last 10 updates of the retriever"):
+        run(tmp_path, each, model=model, schedule="never")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def train(
     clock = clock or PhaseClock(model_device(state))
     run = _Run(state, cfg, checkpoints, log, evaluate, clock)
     explained = memory_explained(clock, cfg, state.model)
+    if cfg.save_in_background and distributed.world().size > 1:
+        warn("training.save_in_background=true has no effect: several processes wait for a save")
     with StopRequest() as stop, closing(state.freshness), explained:
         stopping = distributed.any_process(stop.asked)
         while state.step < cfg.total_steps and not stopping:
@@ -215,7 +217,11 @@ def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
 
 
 def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Update:
-    """Keep what the step has measured; at the end of a round the retriever learns from it."""
+    """Keep what the step has measured; at the end of a round the retriever learns from it.
+
+    Raises:
+        TrainingStopped: the last ten updates of the retriever had a gradient that is not finite.
+    """
     thawed = state.step - cfg.freeze_retriever_steps
     if cfg.signal_round > 1 and thawed > 0 and state.optimizers.retriever and not done.skipped:
         parts = state.batches.parts(cfg.accumulation_steps)
@@ -228,6 +234,13 @@ def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Up
     )
     if learnt.skipped:
         note_skip(state, replace(done, skipped=learnt.skipped))
+    if state.signals.skipped_in_row >= SKIPS_IN_ROW:
+        raise TrainingStopped(
+            f"step {state.step}: the last {state.signals.skipped_in_row} updates of the retriever "
+            "were not finite, so it no longer learns. Lower training.retriever.lr, raise its "
+            'warmup_steps, or set training.precision="fp32", and resume: the last checkpoint is '
+            "intact"
+        )
     return replace(done, metrics=done.metrics | learnt.metrics, measured=())
 
 

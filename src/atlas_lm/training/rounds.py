@@ -45,6 +45,8 @@ class SignalMemory:
     """Rounds that the retriever has learnt from."""
     per_step: int = 1
     """Micro-batches of a step."""
+    skipped_in_row: int = 0
+    """Updates of the retriever that were left out since the last one that was made."""
 
     def gather(self, measured: Sequence[Measured], parts: Sequence[Part], per_step: int) -> None:
         """Keep what a step has measured.
@@ -72,7 +74,12 @@ class SignalMemory:
             }
             for measured in whole_signals(self.gathered)
         ]
-        return {"rounds": self.rounds, "gathered": texts, "per_step": self.per_step}
+        return {
+            "rounds": self.rounds,
+            "gathered": texts,
+            "per_step": self.per_step,
+            "skipped_in_row": self.skipped_in_row,
+        }
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the file ``signals``; nothing where nothing is gathered. Collective."""
@@ -90,6 +97,7 @@ class SignalMemory:
         """
         self.rounds = facts["rounds"]
         self.per_step = facts.get("per_step", 1)
+        self.skipped_in_row = facts.get("skipped_in_row", 0)
         saved = tensors.get("signals", {})
         names = [entry.name for entry in fields(ReaderSignals)]
         whole = [
@@ -143,10 +151,12 @@ def learn_round(
             norm = optimizer.clip_gradients()
             if math.isfinite(norm):
                 optimizer.update(done)
+                memory.skipped_in_row = 0
                 sums["grad_norm_retriever"] += norm * queries
             else:
                 ids = (id for measured in group if measured for id in measured.ids)
                 skipped += distributed.in_order_of_ranks(ids)
+                memory.skipped_in_row += 1
             optimizer.drop_gradients()
             sums["queries"] += queries
             done += 1
