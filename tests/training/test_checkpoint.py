@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from atlas_lm.runtime.errors import InputError
@@ -102,6 +103,13 @@ def test_the_last_k_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
+def test_what_was_loaded_is_not_written_anew(tmp_path, monkeypatch):
+    whole = run(tmp_path, config(), schedule="3").outcome
+    monkeypatch.setattr(checkpoint_module, "atomic_directory", lambda path: pytest.fail(str(path)))
+    again = run(tmp_path, config(), schedule="3", resume=True).outcome  # killed after its last save
+    assert (again.step, again.finished, again.checkpoint) == (8, True, whole.checkpoint)
+
+
 def refreshed(state, step):
     live = state.freshness._live
     live.renew(range(len(live)), step)
@@ -119,6 +127,26 @@ def test_a_refreshed_index_is_written_once_and_linked_after(tmp_path):
         paths.append(checkpoints.save(state) / "index.safetensors")
     inodes = [path.stat().st_ino for path in paths]
     assert inodes[0] == inodes[1] != inodes[2]
+
+
+def test_vectors_that_are_linked_are_not_asked_for(tmp_path, monkeypatch):
+    """Of several processes they would be gathered, into process 0."""
+    checkpoints = Checkpoints(tmp_path)
+    state = state_at(1)
+    refreshed(state, 1)
+    checkpoints.save(state)
+    live = state.freshness._live
+    vectors = live.local.embeddings.clone()
+    monkeypatch.setattr(live, "tensors", pytest.fail)
+    state.step = 2
+    path = checkpoints.save(state)
+    assert torch.equal(load_file(path / "index.safetensors")["embeddings"], vectors)
+    state.step = 3
+    checkpoints.save(state, wait=False)
+    checkpoints.finish()
+    state = state_at(9)
+    Checkpoints(tmp_path).load(state)
+    assert torch.equal(state.freshness._live.local.embeddings, vectors)
 
 
 def test_a_file_cut_short_is_refused(tmp_path):

@@ -58,6 +58,7 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
         self._swept = False
+        self._loaded: Path | None = None
 
     def all(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
@@ -119,6 +120,8 @@ class Checkpoints:
                 `finish` waits for it, and so does the next save. Several processes always wait.
 
         Where a save that was not waited for has failed, that is said, and this one is waited for.
+        A state that has made no step since it was loaded lies there whole and is not written anew:
+        a directory cannot be replaced at one stroke.
 
         Raises:
             InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
@@ -128,8 +131,10 @@ class Checkpoints:
         except Exception as failure:
             warn(f"a save in the background has failed ({failure}); saving anew")
             wait = True
-        self._sweep()
         path = self.path / _name(state.step)
+        if path == self._loaded:
+            return path
+        self._sweep()
         sharded = self._write_shares(state, path) if state.is_sharded else None
         snapshot = Snapshot(
             state.tensors(whole=sharded is None),
@@ -255,6 +260,7 @@ class Checkpoints:
         warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         self._note_index(state.freshness.version, path, facts["checksums"])
+        self._loaded = path
         return path
 
     def _agreed_newest(self) -> tuple[Path, dict[str, Any]]:
