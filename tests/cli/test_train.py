@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 
-from atlas_lm.cli import build_parser
+import pytest
+
+from atlas_lm.cli import build_parser, main, train
 from atlas_lm.cli.train import resume_command
 
 
@@ -28,3 +31,16 @@ def test_a_run_goes_on_where_and_as_it_was_started(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     started = "torchrun --nproc-per-node 2 -m atlas_lm train run/recipe.toml"
     assert resume_command(args).startswith(started)
+
+
+def test_a_tracker_without_its_library_is_named_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "open_halves", lambda _: pytest.fail("it is at work"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main(["train", "tinyworld", "--out", str(tmp_path / "run"), "--track", "wandb"]) == 2
+    assert "pip install wandb" in capsys.readouterr().err
+
+
+def test_a_profile_of_fewer_than_no_steps_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        asked("--out", "run", "--profile", "-1")
+    assert "no number of steps" in capsys.readouterr().err

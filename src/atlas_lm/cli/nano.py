@@ -41,6 +41,7 @@ from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.tasks import TaskConfig, load_examples
 from atlas_lm.training.lock import run_lock
+from atlas_lm.training.trackers import require_trackers
 
 HELD_OUT_SEED = 1_000_003
 """Seed of the look-ups that are measured; their names are never trained on either."""
@@ -63,6 +64,7 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
     """Go through the stages, or on with them, and report where the model lies."""
     config = load_recipe(path, args.overrides, NanoConfig)
     refuse_several_processes("a recipe of stages")
+    require_trackers(watched(args))
     watch = Watch(track=watched(args), profile=args.profile)
     run = NanoRun(Path(args.out), config, device=args.device, watch=watch)
     with run_lock(run.out):

@@ -36,7 +36,7 @@ from atlas_lm.runtime.structure import unstructure
 from atlas_lm.training.interrupt import StopRequest
 from atlas_lm.training.lock import run_lock
 from atlas_lm.training.run_log import RunLog
-from atlas_lm.training.trackers import TrackedRun, open_trackers
+from atlas_lm.training.trackers import TrackedRun, open_trackers, require_trackers
 
 _DECIDES_NOTHING = ("log_every", "save_every", "keep_last", "batch_tokens")
 """Options of ``fit`` that may differ in a run that is resumed."""
@@ -159,6 +159,7 @@ def _run(
     """Train with checkpoints in ``OUT/checkpoints`` and metrics in ``OUT/metrics.jsonl``."""
     out = Path(args.out)
     refuse_to_watch(args, "a recipe that trains the retriever alone", track=True)
+    require_trackers(watched(args))
     with joined(args.device, timeout_minutes=distributed.TIMEOUT / 60) as device:
         here = distributed.world()
         with run_lock(out), StopRequest() as stop:

@@ -18,7 +18,7 @@ from atlas_lm.runtime.launched import launched, start_words
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
 from atlas_lm.training.lock import run_lock
-from atlas_lm.training.trackers import TRACKERS
+from atlas_lm.training.trackers import TRACKERS, require_trackers
 
 HELP = "Fine-tune retriever and reader together, or pre-train a retriever, as a recipe says."
 EXAMPLE = (
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="as --track tensorboard")
     parser.add_argument(
         "--profile",
-        type=int,
+        type=_count,
         default=0,
         metavar="N",
         help="write a trace of N steps by torch's profiler to OUT/profile",
@@ -57,12 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json_argument(parser)
 
 
+def _count(text: str) -> int:
+    """Return a number of steps; for `argparse`."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps; give 0, 1, 2, ...")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train."""
     path = find_recipe(args.recipe)
     if (kind := read_toml(path).get("kind", "joint")) != "joint":
         return _other(kind, path, args)
     config = load_recipe(path, args.overrides, RunConfig)
+    require_trackers(watched(args))
     with joined(args.device, timeout_minutes=config.training.timeout_minutes) as device:
         return _joint(config, args, device)
 

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 
 from atlas_lm.runtime.files import atomic_path
-from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.logs import notice, warn
 
 SKIPPED = 1
 """Steps before the first that is recorded: buffers are made and caches filled in them."""
@@ -22,7 +22,7 @@ class StepProfiler:
     """
 
     def __init__(self, out: Path, steps: int) -> None:
-        self._out, self._left = out / "profile", steps
+        self._out, self._steps, self._left = out / "profile", steps, steps
         self._skip = SKIPPED
         self._first: int | None = None
         self._profile: torch.profiler.profile | None = None
@@ -47,7 +47,14 @@ class StepProfiler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._profile is not None and self._left > 0:
+        if error is None and self._left == self._steps:
+            if self._profile is not None:
+                self._profile.stop()
+            warn(
+                "profile: nothing is recorded; the trace begins after the first step of a run, and "
+                "there was no second one"
+            )
+        elif self._profile is not None and self._left > 0:
             self._end(None)
 
     def _begin(self, step: int) -> None:

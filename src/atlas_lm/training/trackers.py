@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,10 +58,8 @@ class TensorBoard:
     """Event files in ``OUT/tensorboard``; what a killed run logged after the resumed step goes."""
 
     def __init__(self, run: TrackedRun) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise _missing("TensorBoard", "'atlas-lm[tracking]'") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.first_step + 1)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -77,10 +76,8 @@ class WandB:
     """A run of Weights & Biases in the project ``atlas-lm``; set WANDB_MODE=offline without net."""
 
     def __init__(self, run: TrackedRun) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise _missing("W&B", "wandb") from error
+        import wandb
+
         self._run = wandb.init(
             project=PROJECT,
             name=run.name,
@@ -104,10 +101,8 @@ class Trackio:
     """A run of trackio, kept on this machine: ``trackio show --project atlas-lm``."""
 
     def __init__(self, run: TrackedRun) -> None:
-        try:
-            import trackio
-        except ImportError as error:
-            raise _missing("trackio", "trackio") from error
+        import trackio
+
         self._library = trackio
         trackio.init(
             project=PROJECT,
@@ -132,10 +127,25 @@ TRACKERS: dict[str, Callable[[TrackedRun], Tracker]] = {
     "wandb": WandB,
     "trackio": Trackio,
 }
+_LIBRARIES = {
+    "tensorboard": ("torch.utils.tensorboard", "TensorBoard", "'atlas-lm[tracking]'"),
+    "wandb": ("wandb", "W&B", "wandb"),
+    "trackio": ("trackio", "trackio", "trackio"),
+}
 
 
 def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
     """Open the trackers of these names, each once.
+
+    Raises:
+        InputError: there is no such tracker, or its library is not installed.
+    """
+    require_trackers(names)
+    return [TRACKERS[name](run) for name in dict.fromkeys(names)]
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Find out before any work that the trackers of these names can be opened.
 
     Raises:
         InputError: there is no such tracker, or its library is not installed.
@@ -146,11 +156,11 @@ def open_trackers(names: Sequence[str], run: TrackedRun) -> list[Tracker]:
                 f"--track {name}: no such tracker{did_you_mean(name, TRACKERS)}; "
                 f"there are {', '.join(TRACKERS)}"
             )
-    return [TRACKERS[name](run) for name in dict.fromkeys(names)]
-
-
-def _missing(what: str, package: str) -> InputError:
-    return InputError(
-        f"{what} is not installed; pip install {package}, or leave it out: metrics are in the "
-        "JSONL file anyway"
-    )
+        library, what, package = _LIBRARIES[name]
+        try:
+            import_module(library)
+        except ImportError as error:
+            raise InputError(
+                f"{what} is not installed; pip install {package}, or leave it out: metrics are in "
+                "the JSONL file anyway"
+            ) from error
