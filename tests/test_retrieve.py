@@ -62,6 +62,25 @@ def test_the_best_are_reranked_where_more_are_asked_for(tmp_path):
     assert torch.equal(many.rows[:, 5:], plain.rows[:, 5:])
 
 
+def test_a_filter_may_leave_fewer_than_are_reranked(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    allowed = torch.zeros(len(atlas.store), dtype=torch.bool)
+    allowed[:4] = True
+    hidden = atlas.store.passages([2])[0].id
+    asked = replace(atlas.ask("who ?").examples[0], excluded_passage_ids=frozenset({hidden}))
+    parts = {"retriever": atlas.trained_retriever, "index": atlas.index, "store": atlas.store}
+    found = retrieve(Batch((asked,)), topk=2, n_rerank=100, allowed_rows=allowed, **parts)
+    every = retrieve(Batch((asked,)), topk=3, allowed_rows=allowed, **parts)
+    assert sorted(every.rows[0].tolist()) == [0, 1, 3]
+    assert torch.equal(found.rows, every.rows[:, :2])
+
+
+def test_no_passages_at_all_are_not_retrieved(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    with pytest.raises(InputError, match="topk=0: retrieve at least one passage"):
+        atlas.retrieve("who ?", 0)
+
+
 @pytest.mark.parametrize("n_rerank", [0, 8])
 def test_passages_are_compared_in_full_precision_under_autocast(tmp_path, n_rerank):
     atlas, _ = open_run(draw(tmp_path))
@@ -181,4 +200,6 @@ def test_the_retriever_is_asked_what_the_example_says(tmp_path):
     people = [passage.title for passage in atlas.store][:1][0]
     other = replace(asked, sought=people)
     found = atlas.retrieve(Batch((other,)), 3)
-    assert torch.equal(found.rows, atlas.retrieve(Batch((replace(asked, query=people),)), 3).rows)
+    assert torch.equal(
+        found.rows, atlas.retrieve(Batch((replace(asked, query=people, sought=""),)), 3).rows
+    )

@@ -16,6 +16,7 @@ def qa(row, **options) -> Example:
 def test_the_t5_wording_is_the_default():
     example = qa(ROW)
     assert example.query == "question: Who wrote Hamlet? answer: <extra_id_0>"
+    assert example.retriever_query == "Who wrote Hamlet?"
     assert example.target == "<extra_id_0> Shakespeare"
     assert example.answers == ("Shakespeare", "the Bard")
     assert example.passages is None

@@ -14,6 +14,9 @@ from atlas_lm.types import Example
 class QATask(TemplatedTask):
     """``{question, answers[, target]}``: the query words the question, the target one answer.
 
+    The retriever is asked the question as it is, without the words that the reader's query has
+    around it: an encoder takes those for content.
+
     The target is the row's ``target`` where it has one, else the first of ``answers``, or one drawn
     by seed. ``answers`` defaults to the target. A row with neither gives an example without
     answers, which can be asked but not trained on.
@@ -37,6 +40,7 @@ class QATask(TemplatedTask):
             query=self.query_wording.format(question=question),
             target="" if answer is None else self.target_wording.format(answer=answer),
             answers=answers or (() if target is None else (target,)),
+            sought=question,
             **fields.common(row, known=("question", "answers", "target"), place=place),
         )
 
