@@ -63,7 +63,7 @@ slice() {
 
 collect() {
   local dir=$1 run=$2 out=$3
-  PYTHONPATH=$dir/src:$dir/site $python "$dir/benchmarks/nano_asset.py" "$run" "$out"
+  PYTHONPATH=$dir/src:$dir/site $python "$dir/benchmarks/nano_asset.py" "$run" "$out/model" "$out"
 }
 
 shift

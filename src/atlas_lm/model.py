@@ -26,6 +26,7 @@ from atlas_lm.retrieve import (
     ContextConfig,
     filtered_rows,
     given_passages,
+    n_findable,
     no_passages,
     retrieve,
 )
@@ -34,6 +35,7 @@ from atlas_lm.retriever.embedding import inner_products
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.packages import packaged
 from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.runtime.structure import structure, unstructure
 from atlas_lm.runtime.weights import directory_of_process_0
@@ -208,7 +210,7 @@ class Atlas:
             as_of: only passages valid on this date; the configuration's if None.
 
         Raises:
-            InputError: no index is open, or it holds fewer than ``topk`` passages.
+            InputError: no index is open, it holds fewer than ``topk`` passages, or that is below 1.
         """
         batch = asked if isinstance(asked, Batch) else self.ask(asked)
         context = self.config.context
@@ -217,7 +219,9 @@ class Atlas:
             where=context.where if where is None else where,
             as_of=context.as_of if as_of is None else as_of,
         )
-        topk = topk or context.n_context
+        topk = context.n_context if topk is None else topk
+        if topk < 1:
+            raise InputError(f"topk={topk}: retrieve at least one passage")
         if context.passages_from == "none":
             return no_passages(batch)
         if context.passages_from == "file":
@@ -264,11 +268,7 @@ class Atlas:
         """Passages that a search may return: neither deleted nor filtered out; 0 without index."""
         if self.index is None or self.store is None:
             return 0
-        allowed = self.allowed_rows()
-        hidden = self.store.hidden
-        if allowed is None:
-            return len(self.index) - (0 if hidden is None else len(hidden))
-        return int(allowed.sum()) - (0 if hidden is None else int(allowed[hidden].sum()))
+        return n_findable(self.store, self.allowed_rows())
 
     def ask(self, question: str | Sequence[str]) -> Batch:
         """Return questions of one's own as a batch, in the words of the model's task."""
@@ -369,10 +369,12 @@ class Atlas:
     ) -> Atlas:
         """Open a saved model and, where given, its index or indexes.
 
+        ``package:atlas-lm/NAME`` is a model that ships with the package.
+
         Raises:
             InputError: ``path`` is not a model directory, or the index belongs to another model.
         """
-        path = Path(path)
+        path = Path(packaged(str(path)))
         config = cls.saved_config(path)
         has_retriever = (path / "retriever").is_dir()
         retriever = BiEncoder.from_pretrained(path / "retriever") if has_retriever else None
@@ -388,7 +390,7 @@ class Atlas:
         Raises:
             InputError: ``path`` is not a model directory of this format.
         """
-        file = Path(path) / "atlas.json"
+        file = Path(packaged(str(path))) / "atlas.json"
         saved = read_json(file, what="a model saved by atlas-lm")
         if not isinstance(saved, dict) or saved.pop("format_version", None) != FORMAT_VERSION:
             raise InputError(f"{file}: format_version is not {FORMAT_VERSION}")

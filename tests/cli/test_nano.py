@@ -11,9 +11,14 @@ from atlas_lm.cli import main
 from atlas_lm.cli.nano import NanoRun
 from atlas_lm.cli.nano_config import NanoConfig
 from atlas_lm.config import find_recipe, load_recipe
+from atlas_lm.data.lookups import LookupConfig, lookups, split_names
+from atlas_lm.data.nano_reader import whole_words
+from atlas_lm.evaluation import measure
 from atlas_lm.model import Atlas
+from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.tasks import TaskConfig, make_task
 from atlas_lm.training.lock import run_lock
 
 STAGE = """
@@ -116,6 +121,9 @@ def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as
     assert 0 < len(kept) < len(rows["gaps"])
     answers = [" ".join(p["title"] + " " + p["text"] for p in row["passages"]) for row in kept]
     assert all(row["target"] in text for row, text in zip(kept, answers, strict=True))
+    questions = dataclasses.replace(config.stages[2], only_findable=True)
+    targets = {row["target"] for row in run.rows(questions, findable.context)}
+    assert targets <= {"1701", "1702"}
     mixed = run.stage_config(1, config.stages[1]).data
     assert [(part.task, part.weight) for part in mixed.mix] == [("", 0.5), ("base", 0.5)]
 
@@ -193,3 +201,17 @@ def test_an_unknown_kind_is_refused_with_the_nearest_one(recipe, tmp_path, capsy
     recipe.write_text(recipe.read_text().replace('kind = "nano"', 'kind = "nono"'))
     assert main(["train", str(recipe), "--out", str(tmp_path / "out")]) == 2
     assert "did you mean 'nano'" in capsys.readouterr().err
+
+
+def test_the_model_that_ships_finds_and_copies_what_passages_say():
+    atlas = Atlas.from_pretrained("package:atlas-lm/atlas-nano")
+    names = split_names(whole_words(atlas.reader.tokenizer), words=1)[1]
+    rows = lookups(names, LookupConfig(count=40, passages=3, facts=1, seed=7))
+    task = make_task(TaskConfig(task="base"))
+    examples = [task.process(row, place="made up") for row in rows]
+    given = ContextConfig(passages_from="file", n_context=3, retriever_n_context=3)
+    config = dataclasses.replace(atlas.config, context=given)
+    found = measure(atlas.with_config(config), examples, ks=(1,)).metrics.means()
+    assert found["exact_match"] >= 0.6
+    assert atlas.config.context.passages_from == "index"
+    assert atlas.config.task.query_template == "{question}"

@@ -171,7 +171,7 @@ class NanoRun:
         if context.passages_from == "index":
             return rows
         given = self._with_passages(rows, context)
-        return filter(_is_findable, given) if stage.only_findable else given
+        return filter(None, map(_to_copy, given)) if stage.only_findable else given
 
     def _review(self, number: int) -> Iterator[Mapping[str, Any]]:
         """Yield what the stages before one asked, of each as many, in the form of that one."""
@@ -323,10 +323,13 @@ class NanoRun:
                 lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
 
 
-def _is_findable(row: Mapping[str, Any]) -> bool:
-    """Return whether one of a row's passages contains its target."""
-    matches = answer_matcher([row["target"] if "target" in row else row["answers"][0]])
-    return any(matches(f"{each['title']}\n{each['text']}") for each in row["passages"])
+def _to_copy(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return a row whose target, or else the first other answer, stands in one of its passages."""
+    texts = [f"{each['title']}\n{each['text']}" for each in row["passages"]]
+    for answer in (row.get("target"), *row.get("answers", ())):
+        if answer and any(map(answer_matcher([answer]), texts)):
+            return {**row, "target": answer}
+    return None
 
 
 def _read(path: Path) -> Iterable[dict[str, Any]]:

@@ -34,8 +34,8 @@ class NanoStage:
     lookups: LookupConfig = field(default_factory=LookupConfig)
     clozes: ClozeConfig = field(default_factory=ClozeConfig)
     only_findable: bool = False
-    """Leave out what none of the given passages answers: a reader that must learn to copy learns
-    nothing from it. Needs context.passages_from="file"."""
+    """Leave out what none of the given passages answers, and take as the target an answer that one
+    contains: a reader can learn to copy of nothing else. Needs context.passages_from="file"."""
     context: ContextConfig = field(default_factory=ContextConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

