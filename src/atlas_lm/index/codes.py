@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from atlas_lm.index.files import Manifest
@@ -69,7 +69,7 @@ class Int8Scan:
         fits = vectors.codes.numel() <= usable_bytes() // PACKED_SHARE
         self.may_pack = packing_supported() and (fits if pack is None else pack)
         self._packed: list[Any] = [None] * -(-len(vectors) // CHUNK_ROWS)
-        self.largest_step = float(vectors.scales.max())
+        self.largest_step = _largest(vectors.scales)
         """The greatest step of a row: no component of a row is off by more than half of it."""
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class Int8Scan:
             self.vectors = Int8Vectors(held.codes.clone(), held.scales.clone())
             self._mapped = False
         self.vectors.codes[rows], self.vectors.scales[rows] = fresh.codes, fresh.scales
-        self.largest_step = max(self.largest_step, float(fresh.scales.max()))
+        self.largest_step = max(self.largest_step, _largest(fresh.scales))
         for chunk in torch.unique(rows // CHUNK_ROWS).tolist():
             self._packed[chunk] = None
 
@@ -180,6 +180,11 @@ class IntegerProduct:
             "",
         )
         return product
+
+
+def _largest(scales: Float32[Tensor, " n"]) -> float:
+    """Return the greatest step; 0 where a process has no rows."""
+    return float(scales.max()) if len(scales) else 0.0
 
 
 def _packed(codes: Tensor, scales: Tensor) -> Any:

@@ -115,7 +115,7 @@ class PartedIndex:
         """The step of every row's vector; None where all are of `step`."""
         steps = [steps_of(part) for part in self.parts]
         joined = torch.cat(steps)
-        return None if bool((joined == joined[0]).all()) else joined
+        return None if bool((joined == joined[:1]).all()) else joined
 
     @property
     def embeddings(self) -> Float[Tensor, "n dim"]:
@@ -132,12 +132,13 @@ class PartedIndex:
         return self._with(parts, self.deleted)
 
     def share(self, rows: range) -> PartedIndex:
-        """Return an index of these contiguous rows alone, over the same memory."""
-        parts = [
-            _cut(part, _overlap(rows, span))
-            for part, span in zip(self.parts, self._spans, strict=True)
-            if _overlap(rows, span)
-        ]
+        """Return an index of these contiguous rows alone, over the same memory.
+
+        Where there are none it has an empty share of the first part.
+        """
+        overlaps = [_overlap(rows, span) for span in self._spans]
+        cuts = [one for one in zip(self.parts, overlaps, strict=True) if one[1]]
+        parts = [_cut(part, own) for part, own in cuts or [(self.parts[0], range(0))]]
         mine = self.deleted[(self.deleted >= rows.start) & (self.deleted < rows.stop)]
         return self._with(parts, mine - rows.start)
 
@@ -162,7 +163,7 @@ class PartedIndex:
         """
         query = query_emb.detach().to(self.device, torch.float32)
         check_queries(query, len(self), self.dim, topk)
-        allowed = self._allowed(allowed_rows)
+        allowed = among_live(allowed_rows, self._live)
         pairs = excluded_pairs(exclude_rows, len(query), len(self), topk, allowed)
         chosen = torch.arange(len(query))
         scores, rows = [], []
@@ -239,12 +240,15 @@ class PartedIndex:
         other.fingerprint = self.fingerprint
         return other
 
-    def _allowed(self, allowed_rows: Bool[Tensor, " n"] | None) -> Bool[Tensor, " n"] | None:
-        """Return which rows are live and allowed, on the CPU."""
-        if allowed_rows is None or len(allowed_rows) != len(self):
-            return self._live if allowed_rows is None else allowed_rows
-        allowed = allowed_rows.to("cpu")
-        return allowed if self._live is None else allowed & self._live
+
+def among_live(
+    allowed_rows: Bool[Tensor, " n"] | None, live: Bool[Tensor, " n"] | None
+) -> Bool[Tensor, " n"] | None:
+    """Return which rows are allowed and live, on the CPU; a mask of a wrong length as it is."""
+    if allowed_rows is None:
+        return live
+    allowed = allowed_rows.to("cpu")
+    return allowed if live is None or len(allowed) != len(live) else allowed & live
 
 
 def _joint(parts: Sequence[Index]) -> Fingerprint:

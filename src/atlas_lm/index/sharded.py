@@ -27,7 +27,7 @@ from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.member import steps_of
 from atlas_lm.index.opening import open_index
-from atlas_lm.index.parted import Updatable
+from atlas_lm.index.parted import PartedIndex, Updatable, among_live
 from atlas_lm.index.shares import (
     Found,
     Share,
@@ -77,6 +77,7 @@ class ShardedIndex:
         self.passage_files = index.passage_files
         """The passages the rows stand for."""
         self._count, self._dim, self._dtype = len(index), index.dim, index.dtype
+        self._live = index.live_rows if isinstance(index, PartedIndex) else None
         self._share = Share.of(index, self.world.share(len(index)), device)
 
     def __len__(self) -> int:
@@ -139,6 +140,7 @@ class ShardedIndex:
                 processes raise one that names it. Or the processes ask for different ``topk``.
         """
         query = query_emb.detach().to(self.device, torch.float32)
+        allowed_rows = among_live(allowed_rows, self._live)
         pairs = self._checked(query, topk, exclude_rows, allowed_rows)
         asked = _Asked.of_all(len(query), topk, len(pairs), digest_of(allowed_rows))
         self._agree_on_topk(asked)
