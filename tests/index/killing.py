@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,7 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
     "refresh": _refresh,
 }
 AGAIN_IS_REFUSED = {"add", "delete"}
+CHANGES_NO_ANSWER = {"compact"}
 
 
 def main(operation: str, base: Path, count: int) -> None:
@@ -105,6 +107,7 @@ def main(operation: str, base: Path, count: int) -> None:
     run_in_child(OPERATIONS[operation], done)
     duration = time.perf_counter() - began
     after = answer(done)
+    assert (after == before) == (operation in CHANGES_NO_ANSWER), operation
     counts = {"before": 0, "after": 0, "killed": 0}
     draw = random.Random(operation)
     for trial in range(count):
@@ -153,17 +156,23 @@ def check(path: Path, before: object, after: object) -> str:
 
 
 def run_in_child(operation: Callable[[Path], object], path: Path, stop: float | None = None) -> int:
-    """Run in a forked process, killed after ``stop`` seconds; return whether it was."""
+    """Run in a forked process, killed after ``stop`` seconds; return whether it was.
+
+    One that is not killed must do what it is to do.
+    """
     child = os.fork()
     if child == 0:
         try:
             operation(path)
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     if stop is not None:
         time.sleep(stop)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, path
     return int(os.WIFSIGNALED(status))
 
 
