@@ -121,8 +121,9 @@ def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as
     assert 0 < len(kept) < len(rows["gaps"])
     answers = [" ".join(p["title"] + " " + p["text"] for p in row["passages"]) for row in kept]
     assert all(row["target"] in text for row, text in zip(kept, answers, strict=True))
-    questions = dataclasses.replace(config.stages[2], only_findable=True)
-    targets = {row["target"] for row in run.rows(questions, findable.context)}
+    given = findable.context
+    questions = dataclasses.replace(config.stages[2], only_findable=True, context=given)
+    targets = {row["target"] for row in run.rows(questions, given)}
     assert targets <= {"1701", "1702"}
     mixed = run.stage_config(1, config.stages[1]).data
     assert [(part.task, part.weight) for part in mixed.mix] == [("", 0.5), ("base", 0.5)]
