@@ -13,7 +13,8 @@ import torch
 
 from atlas_lm.index import FlatIndex, build, milvus, open_index
 from atlas_lm.index.coded import Facts
-from atlas_lm.index.milvus import DATABASE, MilvusIndex, server_filter
+from atlas_lm.index.milvus import DATABASE, MilvusIndex
+from atlas_lm.index.milvus_filter import server_filter
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
@@ -194,7 +195,7 @@ def test_missing_rows_are_named(tmp_path, store, embed, fingerprint):
     index = build(store, embed, tmp_path / "m.idx", fingerprint=fingerprint, settings=SETTINGS)
     index.delete([3])
     index.close()
-    with pytest.raises(InputError, match="holds 49 of 50 rows"):
+    with pytest.raises(InputError, match="holds 49 rows instead of 50"):
         MilvusIndex.load(tmp_path / "m.idx")
 
 
@@ -208,6 +209,9 @@ def test_the_token_is_never_written(tmp_path, monkeypatch):
 
         def has_collection(self, name):
             return True
+
+        def alter_collection_properties(self, name, properties):
+            pass
 
         def query(self, name, **_):
             return [{"count(*)": 0}]

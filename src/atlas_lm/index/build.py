@@ -31,7 +31,8 @@ from atlas_lm.index.directory import (
 from atlas_lm.index.exact import check_dim, check_finite
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
 from atlas_lm.index.kinds import Encoded, encode
-from atlas_lm.index.milvus import described
+from atlas_lm.index.milvus import MilvusIndex, collection_in
+from atlas_lm.index.milvus_filter import described
 from atlas_lm.index.opening import load_vectors
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import (
@@ -89,6 +90,7 @@ def build(
     """
     out = Path(out).resolve()
     with writing(out):
+        before = collection_in(out)
         build_claimed(
             store,
             embed,
@@ -99,7 +101,10 @@ def build(
             passages_at_a_time=passages_at_a_time,
             copy_passages=copy_passages,
         )
-    return load_vectors(out, read_manifest(out), device="cpu", mmap=True, verify=False)
+        index = load_vectors(out, read_manifest(out), device="cpu", mmap=True, verify=False)
+        if isinstance(index, MilvusIndex):
+            index.leave(before)
+    return index
 
 
 def vectors_alone(dtype: torch.dtype) -> IndexSettings:
@@ -246,6 +251,7 @@ class Partial:
         passages: PassageFiles,
         copy_passages: bool,
         arrays: Mapping[str, ArraySource] | None = None,
+        created: str | None = None,
     ) -> Manifest:
         """Make the index in ``out`` of these vectors, manifest last; then drop this directory.
 
@@ -258,6 +264,7 @@ class Partial:
             passages: the files of ``store``.
             copy_passages: whether the directory gets its own copy of them.
             arrays: further files by role.
+            created: when the vectors were computed; now if None.
         """
         count, dim = len(store), self.fingerprint.dim
         hidden = store.hidden if store.hidden is not None else np.zeros(0, np.int64)
@@ -284,6 +291,7 @@ class Partial:
                 settings=encoded.settings,
                 recall=encoded.recall,
                 deleted=len(hidden),
+                **({} if created is None else {"created": created}),
             )
         shutil.rmtree(self.path)
         return manifest

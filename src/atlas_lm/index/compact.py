@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas_lm.index.build import Embed, Partial
+from atlas_lm.index.coded import Facts
 from atlas_lm.index.copies import append_lines
 from atlas_lm.index.directory import disk_full_explained, free_name, remove_unnamed, writing
 from atlas_lm.index.files import (
@@ -33,7 +34,7 @@ from atlas_lm.index.files import (
 )
 from atlas_lm.index.keep import writable_manifest
 from atlas_lm.index.member import steps_of
-from atlas_lm.index.milvus import MilvusIndex
+from atlas_lm.index.milvus import MilvusIndex, next_collection
 from atlas_lm.index.opening import deleted_rows, load_vectors, open_index, passage_paths
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
@@ -156,16 +157,23 @@ def _rewritten(
     fingerprint = dataclasses.replace(encoder, corpus=store.fingerprint)
     partial = Partial(path, fingerprint, manifest.dtype, step)
     arrays: dict[str, ArraySource] = {}
+    created = None
     if embed is None:
         alive = np.ones(manifest.rows, np.bool_)
         alive[dead] = False
         live = np.flatnonzero(alive)
         partial.write(_live_vectors(path, manifest, live), len(live))
         arrays = _steps(path, live)
+        parts = (read_manifest(path / name) for name in manifest.parts)
+        created = min(one.created for one in (manifest, *parts))
     else:
         partial.embed_rest(store, embed, PASSAGES_AT_A_TIME)
-    settings = dataclasses.replace(_settings(path, manifest), collection="")
-    partial.publish(store, settings, passages=passages, copy_passages=copied, arrays=arrays)
+    settings = _settings(path, manifest)
+    facts = Facts(count=len(store), settings=settings, fingerprint=fingerprint)
+    settings = dataclasses.replace(settings, collection=next_collection(settings.collection, facts))
+    partial.publish(
+        store, settings, passages=passages, copy_passages=copied, arrays=arrays, created=created
+    )
     store.close()
     if manifest.kind == "milvus":
         _drop_collection(path, _settings(path, manifest).collection)

@@ -114,7 +114,7 @@ def named(directory: Path) -> set[str]:
         *(file.path for file in files),
         *(array.name for array in manifest.arrays.values()),
         *manifest.parts,
-        *(["milvus.db"] if manifest.kind == "milvus" else []),
+        *(["milvus.db"] if manifest.kind == "milvus" and not manifest.settings.get("url") else []),
     }
 
 

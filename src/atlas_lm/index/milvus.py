@@ -4,18 +4,20 @@
   index may be approximate. Scores are the server's inner products; ties go to the lower row.
 - Vectors go there in batches of upserts, in order: a build that was killed goes on where the
   database stopped, and doing a batch twice changes nothing.
+- A collection says which vectors it is filled with (its property ``atlas_lm.vectors``). One that
+  holds rows of others is never added to.
 - Which collection is ours is in the manifest; a token never is: it comes from the environment.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import importlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,15 +30,18 @@ from torch import Tensor
 from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
 from atlas_lm.index.exact import check_dim, check_finite, check_queries, excluded_pairs
 from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
+from atlas_lm.index.milvus_filter import server_filter
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
-from atlas_lm.types import Passage, SearchResult
+from atlas_lm.types import SearchResult
 
 DATABASE = "milvus.db"
 """The embedded database in an index directory."""
 TOKEN = "ATLAS_LM_MILVUS_TOKEN"
 """Environment variable of a cluster's token, ``user:password`` or an API key."""
+VECTORS = "atlas_lm.vectors"
+"""Property of a collection: which vectors it is filled with."""
 UPSERT_ROWS = 1000
 MOST_FOUND = 16_384
 """Rows that a cluster returns at most for a query."""
@@ -46,9 +51,7 @@ MARGIN = 16
 """Rows found beyond those asked for, so that ties are broken here."""
 
 Metadata = Callable[[range], Sequence[Mapping[str, Any]]]
-"""Rows to the fields that are stored with them; see `described`."""
-RESERVED = ("row", "vector")
-"""Names of our own fields; a passage's metadata of these names is left out."""
+"""Rows to the fields that are stored with them; see `milvus_filter.described`."""
 
 
 class MilvusIndex(CodedIndex):
@@ -92,7 +95,7 @@ class MilvusIndex(CodedIndex):
         """Put vectors into a collection, going on after those that are there; return the index.
 
         Args:
-            facts: what is known; an empty ``settings.collection`` is named by the fingerprint.
+            facts: what is known; an empty ``settings.collection`` is named by the vectors.
             embeddings: the vectors, mapped perhaps.
             vectors: the same where the index directory keeps them, else None.
             directory: the index directory, where the embedded database is.
@@ -100,15 +103,15 @@ class MilvusIndex(CodedIndex):
             token: a cluster's token; the environment's if None.
 
         Raises:
-            InputError: pymilvus is missing, or the server cannot be reached or refuses.
+            InputError: pymilvus is missing, the server cannot be reached or refuses, or the
+                collection holds other vectors.
         """
-        name = facts.settings.collection or _collection_name(facts)
+        name = facts.settings.collection or f"atlas_{vectors_digest(facts)}"
         settings = dataclasses.replace(facts.settings, collection=name)
         facts = dataclasses.replace(facts, settings=settings)
         client = _connect(settings.url, directory, token)
         index = cls(facts, client, directory, vectors)
-        index._make_collection()
-        index._call("load_collection")
+        index._take_collection()
         index._fill(embeddings, metadata)
         return index
 
@@ -145,10 +148,10 @@ class MilvusIndex(CodedIndex):
         index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
         index._call("load_collection")
         held = index.rows_held()
-        if held < len(index):
+        if held != len(index):
             raise InputError(
                 f"{path}: collection {index.collection!r} of {_place(facts.settings.url, path)} "
-                f"holds {held} of {len(index)} rows; rebuild the index"
+                f"holds {held} rows instead of {len(index)}; rebuild the index"
             )
         return index
 
@@ -169,7 +172,7 @@ class MilvusIndex(CodedIndex):
             exclude_rows: for each query, rows it may not get.
             allowed_rows: True for the rows that any query may get.
             where: a simple condition on the metadata stored with the rows, met by the server; see
-                `server_filter`.
+                `milvus_filter.server_filter`.
 
         Raises:
             InputError: as `FlatIndex.search`; or more rows would have to be found than Milvus
@@ -197,9 +200,9 @@ class MilvusIndex(CodedIndex):
         """Return no files: the database keeps its own."""
         return {}
 
-    def rows_held(self) -> int:
-        """Return how many rows the collection holds."""
-        answer = self._call("query", filter="", output_fields=["count(*)"])
+    def rows_held(self, condition: str = "") -> int:
+        """Return how many rows the collection holds, or of them those that meet a condition."""
+        answer = self._call("query", filter=condition, output_fields=["count(*)"])
         return int(answer[0]["count(*)"])
 
     def update_(
@@ -277,6 +280,16 @@ class MilvusIndex(CodedIndex):
         for name in set(gone) & set(present) - {self.collection}:
             self._client.drop_collection(collection_name=name)
 
+    def leave(self, before: str) -> None:
+        """Remove the collection that the index in the directory had before, and any unfinished one.
+
+        On a cluster nothing is removed, for others may use it: a notice names it.
+        """
+        if not self.facts.settings.url:
+            self.drop_others()
+        elif before not in ("", self.collection):
+            notice(f"{self._directory}: uses collection {before!r} no more; drop it if none does")
+
     def close(self) -> None:
         """Let the database go; another process may open an embedded one then."""
         self._client.close()
@@ -320,21 +333,57 @@ class MilvusIndex(CodedIndex):
                 )
             limit = min(limit * 4, MOST_FOUND, len(self))
 
-    def _make_collection(self) -> None:
-        if self._client.has_collection(self.collection):
-            return
+    def _take_collection(self) -> None:
+        """Have a loaded collection that holds nothing, or what these vectors' build put there.
+
+        What an unfinished build of other vectors left in the embedded database is dropped.
+
+        Raises:
+            InputError: it holds other vectors.
+        """
+        digest = vectors_digest(self.facts)
+        if self._call("has_collection"):
+            self._call("load_collection")
+            held = self.rows_held()
+            if held == 0:
+                self._call("alter_collection_properties", properties={VECTORS: digest})
+                return
+            if self._call("describe_collection").get("properties", {}).get(VECTORS) == digest:
+                return
+            if self.facts.settings.url or self.collection == collection_in(self._directory):
+                raise InputError(
+                    f"collection {self.collection!r} of "
+                    f"{_place(self.facts.settings.url, self._directory)} holds {held} rows of "
+                    "other vectors; name another with --collection, or drop it first"
+                )
+            self._call("drop_collection")
+        self._make_collection(digest)
+        self._call("load_collection")
+
+    def _make_collection(self, digest: str) -> None:
         types = importlib.import_module("pymilvus").DataType
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("row", types.INT64, is_primary=True)
         schema.add_field("vector", types.FLOAT_VECTOR, dim=self.dim)
         params = self._client.prepare_index_params()
         params.add_index("vector", index_type="FLAT", metric_type="IP")
-        self._call("create_collection", schema=schema, index_params=params)
+        self._call(
+            "create_collection",
+            schema=schema,
+            index_params=params,
+            properties={VECTORS: digest},
+        )
 
     def _fill(self, embeddings: Float[Tensor, "n dim"], metadata: Metadata | None) -> None:
-        """Upsert what is not there yet; batches come in order, so the count says where to go on."""
-        done = self.rows_held() // UPSERT_ROWS * UPSERT_ROWS
-        if 0 < done < len(embeddings):
+        """Upsert what is not there yet; batches come in order, so the count says where to go on.
+
+        Rows that were all there once may have been replaced or deleted since: all are put again.
+        """
+        held = self.rows_held()
+        done = held // UPSERT_ROWS * UPSERT_ROWS
+        if held >= len(embeddings) or (done and self.rows_held(f"row < {done}") < done):
+            done = 0
+        if done:
             notice(f"{self.collection}: going on after {done} rows")
         with progress_bar() as progress:
             task = progress.add_task("Filling Milvus", total=len(embeddings), completed=done)
@@ -368,65 +417,6 @@ class MilvusIndex(CodedIndex):
             raise InputError(
                 f"{_place(self.facts.settings.url, self._directory)}: {what}: {error.message}"
             ) from error
-
-
-def described(passage: Passage) -> dict[str, Any]:
-    """Return what the database stores of a passage: its id, title, section and metadata, no text.
-
-    A deleted passage's fields are gone with its row, and filters on the server see the rest.
-    """
-    own = {"id": passage.id, "title": passage.title, "section": passage.section}
-    return {name: value for name, value in passage.metadata.items() if name not in RESERVED} | own
-
-
-def server_filter(where: str) -> str:
-    """Return a simple condition on metadata as Milvus writes it.
-
-    Fields are compared by ``== < <= > >=``, ``in [...]`` and ``startswith(field, "x")``, joined by
-    ``and`` and ``or``. What a passage without the field satisfies (``!=``, ``not``) differs there.
-
-    Raises:
-        InputError: there is more in it; filter by rows instead.
-    """
-    try:
-        return _translated(ast.parse(where.strip(), mode="eval").body)
-    except (SyntaxError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"where {where!r}: Milvus is given ==, <, <=, >, >=, in, startswith, and, or alone; "
-            "filter by rows (allowed_rows) for anything else"
-        ) from error
-
-
-_COMPARISONS: dict[type[ast.cmpop], str] = {
-    ast.Eq: "==",
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.In: "in",
-}
-
-
-def _translated(node: ast.expr) -> str:
-    if isinstance(node, ast.BoolOp):
-        word = " and " if isinstance(node.op, ast.And) else " or "
-        return "(" + word.join(map(_translated, node.values)) + ")"
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "startswith":
-        field, prefix = node.args
-        text = ast.literal_eval(prefix)
-        if "%" in text or "_" in text:
-            raise ValueError(text)
-        return f"{_field(field)} like {json.dumps(text + '%')}"
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        value = json.dumps(ast.literal_eval(node.comparators[0]), ensure_ascii=False)
-        return f"{_field(node.left)} {_COMPARISONS[type(node.ops[0])]} {value}"
-    raise TypeError(type(node).__name__)
-
-
-def _field(node: ast.expr) -> str:
-    if isinstance(node, ast.Name) and node.id not in RESERVED:
-        return node.id
-    raise TypeError(ast.dump(node))
 
 
 def _mask_filter(allowed: Bool[Tensor, " n"] | None) -> tuple[str, bool]:
@@ -481,6 +471,31 @@ def _place(url: str, directory: Path) -> str:
     return url or str((directory / DATABASE).resolve())
 
 
-def _collection_name(facts: Facts) -> str:
-    of = {**dataclasses.asdict(facts.fingerprint), "step": facts.step, "count": facts.count}
-    return "atlas_" + hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]
+def collection_in(directory: Path) -> str:
+    """Return the collection of the Milvus index in a directory; "" where there is none."""
+    try:
+        settings = read_manifest(directory, kind="milvus").settings
+    except InputError:
+        return ""
+    return str(settings.get("collection", ""))
+
+
+def next_collection(name: str, facts: Facts) -> str:
+    """Return the name of a collection of other vectors that is to take the place of ``name``.
+
+    It is "" for a name that was made from the vectors, else the name given by the user and their
+    digest.
+    """
+    if not name or re.fullmatch("atlas_[0-9a-f]{24}", name):
+        return ""
+    return f"{re.sub('_[0-9a-f]{24}$', '', name)}_{vectors_digest(facts)}"
+
+
+def vectors_digest(facts: Facts) -> str:
+    """Return 24 hexadecimal digits that differ between different vectors."""
+    of = {
+        **dataclasses.asdict(facts.fingerprint),
+        "count": facts.count,
+        "dtype": facts.settings.dtype,
+    }
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:24]
