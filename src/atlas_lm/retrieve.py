@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index import Index
+from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.passages.filters import Filter, rows_that_pass
 from atlas_lm.passages.overlap import Repeats
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.staleness import rerank
@@ -91,8 +93,8 @@ def retrieve(
         index: what is searched.
         store: the passages of its rows.
         topk: passages per query.
-        n_rerank: candidates re-embedded before the best are kept; 0 for none. Where more are asked
-            for the others follow in the index's order.
+        n_rerank: candidates re-embedded before the best are kept, all where there are fewer; 0 for
+            none. Where more are asked for the others follow in the index's order.
         allowed_rows: True for the rows that may be found; all where None.
         spare: passages found beyond ``topk``, to replace those that repeat.
 
@@ -101,11 +103,13 @@ def retrieve(
     """
     with torch.no_grad(), evaluating(retriever):
         query_emb = retriever.embed_queries(batch.retriever_query)
+        excluded = excluded_rows(batch, store)
+        n_rerank = n_rerank and min(n_rerank, _left(index, store, allowed_rows, excluded))
         with torch.autocast(query_emb.device.type, enabled=False):
             found = index.search(
                 query_emb,
                 max(topk + spare, n_rerank),
-                excluded_rows(batch, store),
+                excluded,
                 allowed_rows=allowed_rows,
             )
             rows, scores = found.rows.cpu(), found.scores.cpu()
@@ -187,6 +191,30 @@ def excluded_rows(batch: Batch, store: PassageStore) -> list[list[int]] | None:
     if not any(example.excluded_passage_ids for example in batch.examples):
         return None
     return [_rows(example, store) for example in batch.examples]
+
+
+def n_findable(store: PassageStore, allowed_rows: Bool[Tensor, " n"] | None) -> int:
+    """Return how many passages are neither dead nor filtered out."""
+    hidden = store.hidden
+    if allowed_rows is None:
+        return len(store) - (0 if hidden is None else len(hidden))
+    return int(allowed_rows.sum()) - (0 if hidden is None else int(allowed_rows[hidden].sum()))
+
+
+def _left(
+    index: Index,
+    store: PassageStore,
+    allowed_rows: Bool[Tensor, " n"] | None,
+    excluded: list[list[int]] | None,
+) -> int:
+    """Return how many passages every query can find, of all processes where they share the index.
+
+    Collective where they do.
+    """
+    left = max(n_findable(store, allowed_rows) - max(map(len, excluded or [[]])), 0)
+    if isinstance(index, ShardedIndex):
+        return int(distributed.gather_numbers([left]).min())
+    return left
 
 
 def with_text(
