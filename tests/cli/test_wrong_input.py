@@ -135,6 +135,11 @@ def test_an_index_of_another_corpus_is_refused(tiny, tmp_path, capsys):
     assert "passages" in message
 
 
+def test_topk_of_nothing_is_refused(capsys):
+    words = ("--retriever", "R", "--index", "I", "--data", "D", "--topk", 0)
+    assert "--topk 0: give at least 1" in complaint(capsys, "retrieve", *words)
+
+
 def test_topk_beyond_the_corpus_names_both_numbers(tiny, capsys):
     message = complaint(
         capsys,

@@ -17,6 +17,7 @@ from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder, EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
+from atlas_lm.runtime.packages import packaged
 from atlas_lm.tasks import (
     TASKS,
     ReaderKind,
@@ -42,7 +43,12 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--model`` or the pair ``--reader`` and ``--retriever`` with the encoder's settings."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", metavar="DIR", help="a model saved by atlas-lm train")
+    group.add_argument(
+        "--model",
+        metavar="DIR",
+        type=packaged,
+        help="a model saved by atlas-lm train, or package:atlas-lm/NAME",
+    )
     group.add_argument(
         "--reader", metavar="NAME", help="directory, Hub id or package:NAME of a T5 or causal LM"
     )
@@ -56,7 +62,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "generation.num_beams=4, reader.query_maxlength=512; may be given several times",
     )
     group.add_argument(
-        "--device", type=device, default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)"
+        "--device", type=device, default="cpu", help="of the model: cpu, cuda, mps (default: cpu)"
     )
 
 
@@ -99,6 +105,13 @@ def add_index_arguments(group: Any, *, required: bool = False) -> None:
         "one, where passages of a later one replace those with equal ids",
     )
     group.add_argument(
+        "--index-device",
+        type=device,
+        default="cpu",
+        metavar="DEVICE",
+        help="where the index is searched; only flat and int8 know others than the default, cpu",
+    )
+    group.add_argument(
         "--where",
         metavar="CONDITION",
         help="find only passages that satisfy it: 'source == \"hr\" and year >= 2020'",
@@ -132,12 +145,12 @@ def encoder_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_counts(args: argparse.Namespace) -> None:
-    """Refuse ``--limit`` and ``--bsz`` below 1.
+    """Refuse ``--limit``, ``--bsz`` and ``--topk`` below 1.
 
     Raises:
         InputError: as said.
     """
-    for name in ("limit", "bsz"):
+    for name in ("limit", "bsz", "topk"):
         value = getattr(args, name, None)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: give at least 1")
@@ -191,7 +204,7 @@ def open_model(args: argparse.Namespace) -> Atlas:
     atlas = atlas.with_config(_with_set(config, args))
     atlas.to(args.device)
     if getattr(args, "index", None) is not None:
-        atlas.open_index(args.index, device=args.device)
+        atlas.open_index(args.index, device=args.index_device)
     elif atlas.config.context.passages_from == "index":
         raise InputError("give --index DIR, or --passages-from file or none")
     return atlas
@@ -206,7 +219,7 @@ def open_for_retrieval(args: argparse.Namespace) -> Atlas:
     task = _task(args, saved.task, "fid")
     config = _with_set(dataclasses.replace(saved, context=context, task=task), args)
     atlas = Atlas(retriever, None, config)
-    atlas.open_index(args.index, device=args.device)
+    atlas.open_index(args.index, device=args.index_device)
     return atlas
 
 

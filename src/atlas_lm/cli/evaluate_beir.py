@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         if not kept.exists():
             write_passages(beir.corpus, kept)
         store = PassageStore.open(kept)
-        with _search(retriever, store, kept, args.device) as search:
+        with _search(retriever, store, kept, args.index_device) as search:
             results.append(
                 evaluate_beir(beir, store, search, measures=measures, bsz=max(args.bsz, 64))
             )
