@@ -1,4 +1,7 @@
-"""What an index directory holds, from its manifests and small files: no vector is read."""
+"""What an index directory holds, from its manifests and small files: no vector is read.
+
+A stack is opened, for what its indexes hide of each other is not written anywhere.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from atlas_lm.index.files import Manifest, read_manifest
-from atlas_lm.index.opening import STACK, deleted_rows, stack_members
+from atlas_lm.index.opening import STACK, deleted_rows, open_index, stack_members
 from atlas_lm.index.storage import map_array
 from atlas_lm.runtime.errors import InputError
 
@@ -33,25 +37,26 @@ def members(path: Path) -> Iterator[tuple[Path, Manifest]]:
 def describe(path: str | Path) -> dict[str, Any]:
     """Return kind, counts, sizes, fingerprints, recall, age and steps of an index.
 
-    The counts of a stack are those of the time when it was stacked.
+    Age is that of the oldest vectors, of all parts or of all indexes of a stack.
 
     Raises:
-        InputError: a manifest is missing or damaged.
+        InputError: a manifest is missing or damaged, or a stack cannot be opened.
     """
     path = Path(path)
     manifest = read_manifest(path)
     directories = list(members(path))
-    counts: dict[str, Any] = {
-        "passages": manifest.live,
-        "rows": manifest.rows,
-        "deleted": manifest.deleted,
-    }
+    dead = _dead_rows(path, manifest)
+    rows = sum(one.count for _, one in directories)
+    counts: dict[str, Any] = {"passages": rows - len(dead), "rows": rows, "deleted": len(dead)}
     if manifest.kind == STACK:
-        counts["stack"] = [str(member) for member in stack_members(path, manifest)]
+        stacked = stack_members(path, manifest)
+        counts["stack"] = [str(member) for member in stacked]
+        counts["recall_of_stack"] = [_recall(read_manifest(member)) for member in stacked]
     else:
         counts["parts"] = len(manifest.parts)
         counts["rows_of_parts"] = [manifest.count, *manifest.part_rows]
-    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(manifest.created)
+    created = min(one.created for _, one in directories)
+    age = datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(created)
     return {
         "index": str(path),
         "kind": manifest.kind,
@@ -59,12 +64,12 @@ def describe(path: str | Path) -> dict[str, Any]:
         "dtype": manifest.dtype,
         **counts,
         "settings": {name: value for name, value in manifest.settings.items() if value},
-        "recall": asdict(manifest.recall) if manifest.recall is not None else None,
+        "recall": _recall(manifest),
         "bytes": _bytes(directories),
         "fingerprint": asdict(manifest.fingerprint),
         "step": manifest.step,
-        "steps": _steps(path, manifest, directories),
-        "created": manifest.created,
+        "steps": _steps(path, dead, directories),
+        "created": created,
         "updated": manifest.updated or None,
         "age_hours": round(age.total_seconds() / 3600, 2),
         "passage_files": [
@@ -77,6 +82,20 @@ def describe(path: str | Path) -> dict[str, Any]:
         "format_version": manifest.format_version,
         "library_version": manifest.library_version,
     }
+
+
+def _recall(manifest: Manifest) -> dict[str, Any] | None:
+    return asdict(manifest.recall) if manifest.recall is not None else None
+
+
+def _dead_rows(path: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Return the rows that cannot be found, of all directories one after the other."""
+    if manifest.kind != STACK:
+        return deleted_rows(path, manifest)
+    _, store = open_index(path)
+    hidden = store.hidden
+    store.close()
+    return np.zeros(0, np.int64) if hidden is None else hidden
 
 
 def _bytes(directories: list[tuple[Path, Manifest]]) -> dict[str, int]:
@@ -94,12 +113,11 @@ def _bytes(directories: list[tuple[Path, Manifest]]) -> dict[str, int]:
 
 
 def _steps(
-    path: Path, manifest: Manifest, directories: list[tuple[Path, Manifest]]
+    path: Path, dead: NDArray[np.int64], directories: list[tuple[Path, Manifest]]
 ) -> dict[str, float]:
     """Return the share of live passages whose vector is of each retriever step."""
     live = np.ones(sum(one.count for _, one in directories), np.bool_)
-    if manifest.kind != STACK:
-        live[deleted_rows(path, manifest)] = False
+    live[dead] = False
     counts: Counter[int] = Counter()
     first = 0
     for place, one in directories:

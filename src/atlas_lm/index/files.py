@@ -192,7 +192,7 @@ class Manifest:
     passages: PassageFiles | None
     """The passages of the rows; None where the index was saved without."""
     created: str
-    """When the manifest was written (UTC, ISO 8601)."""
+    """When the vectors were written (UTC, ISO 8601); compaction, which copies them, keeps it."""
     library_version: str
     """Version of atlas-lm that wrote it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -232,7 +232,7 @@ def size_of(path: Path) -> int:
 
 def write_manifest(directory: Path, **fields: Any) -> Manifest:
     """Write the manifest with the time and the library's version, atomically; return it."""
-    manifest = Manifest(created=_now(), library_version=_library_version(), **fields)
+    manifest = Manifest(**{"created": _now(), "library_version": _library_version(), **fields})
     write_json(directory / MANIFEST, dataclasses.asdict(manifest))
     return manifest
 
