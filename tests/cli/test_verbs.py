@@ -48,6 +48,7 @@ def test_index_info_shows_what_the_vectors_depend_on(tiny, capsys):
     info = said(capsys, "index", "info", tiny.index)
     assert info["kind"] == "flat"
     assert set(info["fingerprint"]) >= {"encoder", "template", "pooling", "max_length", "corpus"}
+    assert "vectors, in chunks, on cpu" in info["way"]["1 queries"]
 
 
 def test_retrieve_prints_ids_and_scores(tiny, capsys):
@@ -57,6 +58,7 @@ def test_retrieve_prints_ids_and_scores(tiny, capsys):
         *("--data", tiny.world / "test.jsonl", "--topk", 3, "--limit", 2),
     )
     assert len(found["examples"]) == 2
+    assert "vectors, in chunks, on cpu" in found["way"]
     passages = found["examples"][0]["passages"]
     assert [set(passage) for passage in passages] == [{"id", "score"}] * 3
     assert passages[0]["score"] >= passages[1]["score"] >= passages[2]["score"]

@@ -25,6 +25,8 @@ from atlas_lm.index import (
     update,
 )
 from atlas_lm.index import add as add_function
+from atlas_lm.index.member import Window
+from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import DIM, make_fingerprint
@@ -332,6 +334,16 @@ def test_a_parted_index_can_be_refreshed_saved_and_cut(base, more, tmp_path):
     assert torch.equal(torch.cat([piece.embeddings for piece in pieces]), fresh)
     assert store.hidden is not None
     assert np.array_equal(store.hidden, [2])
+
+
+def test_a_parted_index_says_how_it_is_searched(base, more):
+    add(base, more, embed, fingerprint=ENCODER)
+    index, _ = open_index(base)
+    assert index.way(4) == f"37 rows: {index.parts[0].way(4)}"
+    assert ShardedIndex(index).way(4) == f"rows 0 to 37 of 37: {index.way(4)}"
+    other = PartedIndex([index.parts[0], Window(index.parts[1], range(2))])
+    other.parts[1].way = lambda bsz: f"{bsz} by another"
+    assert other.way(1) == f"30 rows: {index.parts[0].way(1)}; 2 rows: 1 by another"
 
 
 def test_searches_leave_out_excluded_and_filtered_rows(base, more):

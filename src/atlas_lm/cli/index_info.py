@@ -11,9 +11,10 @@ from rich.table import Table
 
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.index_build import add_encoder_arguments, add_verb, embedder
-from atlas_lm.index import Fingerprint
+from atlas_lm.index import Fingerprint, open_index
 from atlas_lm.index.describe import describe
 from atlas_lm.index.verify import verify
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 
 
@@ -23,7 +24,8 @@ def add_verbs(verbs: Any) -> None:
         verbs,
         "info",
         _info,
-        "show kind, counts, sizes, fingerprints, recall, age and retriever steps",
+        "show kind, counts, sizes, fingerprints, recall, age, retriever steps, and how it is "
+        "searched",
         "atlas-lm index info wiki.idx --json",
     )
     showing.add_argument("index", metavar="DIR")
@@ -43,7 +45,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    described = describe(args.index)
+    described = {**describe(args.index), "way": _way(args.index)}
     if args.json:
         print_json(described)
         return 0
@@ -53,6 +55,15 @@ def _info(args: argparse.Namespace) -> int:
             table.add_row(name.replace("_", " "), _readable(name, value))
     Console().print(table)
     return 0
+
+
+def _way(path: str) -> dict[str, str] | str:
+    """Return how batches of 1 and 64 queries are searched, or why none can be."""
+    try:
+        index, _ = open_index(path)
+        return {f"{bsz} queries": index.way(bsz) for bsz in (1, 64)}
+    except InputError as error:
+        return f"cannot be opened: {error}"
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from atlas_lm.cli.common import (
     passages_json,
     print_json,
 )
+from atlas_lm.runtime.logs import notice
 
 HELP = "Find the best passages for every question of a file."
 EXAMPLE = (
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Retrieve."""
     atlas = open_for_retrieval(args)
     examples = load_data(args, atlas, require_answers=False)
+    assert atlas.index is not None
+    way = atlas.index.way(args.bsz)
     found, table = [], Table("question", "passage", "score", show_lines=False)
     for batch in batches(examples, args.bsz, "retrieving"):
         retrieved = atlas.retrieve(batch, args.topk)
@@ -51,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
                 table.add_row(example.query, f"{passage.id}  {passage.heading}", f"{score:.3f}")
             table.add_section()
     if args.json:
-        print_json({"examples": found})
+        print_json({"examples": found, "way": way})
     else:
+        notice(f"searched: {way}")
         Console().print(table)
     return 0

@@ -44,6 +44,10 @@ class Index(Protocol):
         """Where searches run."""
         ...
 
+    def way(self, bsz: int) -> str:
+        """Return in words how a batch of ``bsz`` queries is searched."""
+        ...
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],

@@ -57,6 +57,10 @@ class Window:
         """Where searches run."""
         return self.whole.device
 
+    def way(self, bsz: int) -> str:
+        """Return in words how a batch of ``bsz`` queries is searched."""
+        return self.whole.way(bsz)
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],

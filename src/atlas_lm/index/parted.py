@@ -7,6 +7,7 @@ of rows that are dead; a stack is the same over indexes of their own. Parts may 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -125,6 +126,13 @@ class PartedIndex:
             InputError: a part keeps no vectors.
         """
         return torch.cat([vectors_of(part).to(self.device, self.dtype) for part in self.parts])
+
+    def way(self, bsz: int) -> str:
+        """Return in words how ``bsz`` queries are searched, and how many rows each way."""
+        rows: Counter[str] = Counter()
+        for part in self.parts:
+            rows[part.way(bsz)] += len(part)
+        return "; ".join(f"{count:,} rows: {way}" for way, count in rows.items())
 
     def to(self, device: torch.device | str) -> PartedIndex:
         """Return the same index with every part that can move on ``device``."""

@@ -118,6 +118,11 @@ class ShardedIndex:
         """The share as an index of its own: its row r is row ``rows[r]`` here."""
         return self._share.index
 
+    def way(self, bsz: int) -> str:
+        """Return in words how this process searches its share for ``bsz`` queries of all."""
+        rows = self.rows
+        return f"rows {rows.start:,} to {rows.stop:,} of {len(self):,}: {self.local.way(bsz)}"
+
     def search(
         self,
         query_emb: Float[Tensor, "bsz dim"],
