@@ -8,6 +8,7 @@ import torch
 from atlas_lm.index import IndexSettings, add, delete
 from atlas_lm.index.describe import describe
 from atlas_lm.index.verify import verify
+from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import DIM, make_fingerprint
 from tests.index.keeping import ENCODER, built, embed, write
 
@@ -33,6 +34,12 @@ def test_a_sound_index(index):
     assert result.problems == ()
     assert (result.files, result.sampled) == (7, 30)
     assert result.lowest_cosine == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("sample", [0, -1])
+def test_no_sample_with_an_encoder_is_refused(index, sample):
+    with pytest.raises(InputError, match=f"sample={sample}: embed at least 1 passage"):
+        verify(index, embed=embed, sample=sample)
 
 
 def test_every_altered_or_truncated_file_is_named(index, tmp_path):

@@ -63,7 +63,14 @@ def verify(
         fingerprint: a corpus's fingerprint to what an index over it by this encoder carries.
         sample: passages embedded afresh, where ``embed`` is given.
         seed: which ones.
+
+    Raises:
+        InputError: ``sample`` is below 1.
     """
+    if embed is not None and sample < 1:
+        raise InputError(
+            f"sample={sample}: embed at least 1 passage, or give no encoder to check files alone"
+        )
     path = Path(path)
     try:
         return consistently([path], lambda: _verified(path, embed, fingerprint, sample, seed))
