@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 
 import pytest
 
@@ -9,6 +12,7 @@ from atlas_lm.runtime.files import (
     atomic_directory,
     atomic_path,
     read_json,
+    reserve,
     sha256_file,
     write_json,
 )
@@ -64,3 +68,23 @@ def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "abc") == known
+
+
+def test_reserved_bytes_have_their_place_on_the_disk(tmp_path):
+    reserve(tmp_path / "room", 1 << 16, first=1 << 20)
+    found = (tmp_path / "room").stat()
+    assert found.st_size == (1 << 20) + (1 << 16)
+    assert 1 << 16 <= found.st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_a_full_disk_is_said_before_anything_is_mapped(tmp_path, monkeypatch, number):
+    """And a file system that cannot reserve is used all the same."""
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    refusal = pytest.raises(InputError, match="disk is full")
+    with refusal if number == errno.ENOSPC else contextlib.nullcontext():
+        reserve(tmp_path / "room", 8)

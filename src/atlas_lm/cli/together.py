@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,18 +70,17 @@ def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int =
     """
     retriever = atlas.trained_retriever
     fingerprint = atlas.fingerprint(store)
-    with tempfile.TemporaryDirectory() as scratch:
-        room = mapped_room(Path(scratch), len(store), retriever.dim, torch.float16)
-        index = ShardedIndex(
-            FlatIndex(room, fingerprint=fingerprint, passages=PassageFiles.of(store))
+    own = distributed.world().share(len(store))
+    error: Exception | None = None
+    try:
+        room = mapped_room(path.parent, len(store), retriever.dim, torch.float16, rows=own)
+        whole = FlatIndex(room, fingerprint=fingerprint, passages=PassageFiles.of(store))
+        index = ShardedIndex(whole)
+        vectors = embed_rows(
+            store, retriever.embed_corpus, own, dim=retriever.dim, dtype=torch.float16
         )
-        error: Exception | None = None
-        try:
-            vectors = embed_rows(
-                store, retriever.embed_corpus, index.rows, dim=retriever.dim, dtype=torch.float16
-            )
-            index.update_(index.rows, vectors, step=step, fingerprint=fingerprint)
-        except InputError as failure:
-            error = failure
-        distributed.agree(error)
-        index.save(path)
+        index.update_(own, vectors, step=step, fingerprint=fingerprint)
+    except InputError as failure:
+        error = failure
+    distributed.agree(error)
+    index.save(path)

@@ -11,7 +11,6 @@ whole does.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from atlas_lm.index.shares import (
     Found,
     Share,
     digest_of,
-    mapped_room,
+    gather_vectors,
     search_share,
 )
 from atlas_lm.passages.store import PassageStore
@@ -214,25 +213,20 @@ class ShardedIndex:
         distributed.agree(None if isinstance(local, FlatIndex) else refused)
         assert isinstance(local, FlatIndex)
         error: Exception | None = None
-        with tempfile.TemporaryDirectory(dir=_scratch(Path(path).parent, self.world)) as scratch:
-            whole = self._whole(local, Path(scratch))
-            try:
-                if whole is not None:
-                    whole.save(path)
-            except Exception as failure:
-                error = failure
+        whole = self._whole(local, Path(path).parent)
+        try:
+            if whole is not None:
+                whole.save(path)
+        except Exception as failure:
+            error = failure
         distributed.agree(error)
 
     def _whole(self, local: FlatIndex, scratch: Path) -> FlatIndex | None:
         """Return the whole index on process 0, its vectors in a file in ``scratch``. Collective."""
-        counts = distributed.gather_numbers([len(self.rows)])[:, 0].tolist()
         steps = steps_of(local)
         encoder = torch.frombuffer(bytearray(local.fingerprint.encoder.encode()), dtype=torch.uint8)
         all_steps, encoders = distributed.gather(steps), distributed.gather(encoder)
-        room = None
-        if self.world.is_main:
-            room = mapped_room(scratch, len(self), self.dim, self.dtype)
-        distributed.gather_into(room, local.embeddings, counts)
+        room = gather_vectors(local.embeddings, scratch)
         if room is None:
             return None
         fingerprint = local.fingerprint
@@ -351,14 +345,6 @@ def open_sharded(
         error = failure
     distributed.agree(error)
     return sharded, store
-
-
-def _scratch(directory: Path, here: distributed.World) -> Path | None:
-    """Return where process 0 keeps what it receives; the others need a place for nothing."""
-    if not here.is_main:
-        return None
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 def _of_all_queries(

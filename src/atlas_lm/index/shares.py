@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index.base import Index
+from atlas_lm.runtime import distributed
+from atlas_lm.runtime.files import reserve
 from atlas_lm.types import SearchResult
 
 Found = tuple[Float[Tensor, "bsz topk"], Int64[Tensor, "bsz topk"]]
@@ -141,8 +145,50 @@ def digest_of(mask: Bool[Tensor, " n"] | None) -> int:
     return 1 + int.from_bytes(digest, "little")
 
 
-def mapped_room(directory: Path, count: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """Return a tensor that lives in a file, so that it needs no memory of its own."""
-    size = count * dim * dtype.itemsize
-    room = torch.from_file(str(directory / "vectors"), shared=True, size=size, dtype=torch.uint8)
+def mapped_room(
+    directory: Path, count: int, dim: int, dtype: torch.dtype, *, rows: range | None = None
+) -> Float[Tensor, "count dim"]:
+    """Return a tensor that lives in a file, so that it needs no memory of its own.
+
+    The file has no name any more: it goes with the tensor, also where the process is killed.
+
+    Args:
+        directory: Where it lies; made where it is missing.
+        count: Rows.
+        dim: Columns.
+        dtype: Of the tensor.
+        rows: Those that will be written: the disk has room for them. All where None.
+
+    Raises:
+        DiskFullError: it has not.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    rows, width = range(count) if rows is None else rows, dim * dtype.itemsize
+    handle, name = tempfile.mkstemp(dir=directory, prefix=".vectors.", suffix=".tmp")
+    os.close(handle)
+    try:
+        reserve(name, len(rows) * width, first=rows.start * width)
+        room = torch.from_file(name, shared=True, size=count * width, dtype=torch.uint8)
+    finally:
+        os.unlink(name)
     return room.view(dtype).view(count, dim)
+
+
+def gather_vectors(
+    own: Float[Tensor, "some dim"], directory: Path
+) -> Float[Tensor, "count dim"] | None:
+    """Return the vectors of all processes on process 0, in a `mapped_room`. Collective.
+
+    Raises:
+        InputError: the disk is full; on every process.
+    """
+    counts = distributed.gather_numbers([len(own)])[:, 0].tolist()
+    room, error = None, None
+    if distributed.world().is_main:
+        try:
+            room = mapped_room(directory, sum(counts), own.shape[1], own.dtype)
+        except Exception as failure:
+            error = failure
+    distributed.agree(error)
+    distributed.gather_into(room, own, counts)
+    return room

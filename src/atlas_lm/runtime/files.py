@@ -91,6 +91,28 @@ def full_disk_explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def reserve(path: str | Path, size: int, *, first: int = 0) -> None:
+    """Give ``size`` bytes of a file, from byte ``first``, their place on the disk. They are zero.
+
+    A file that is written through mapped memory needs this: where the disk is full only then, the
+    process dies by a signal. What the platform cannot reserve is left to chance.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    if size == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with full_disk_explained(Path(path)):
+            os.posix_fallocate(descriptor, first, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:

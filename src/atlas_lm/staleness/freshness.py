@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -46,8 +47,15 @@ class Freshness(Protocol):
         """Return all that is not a tensor and that an exact resume needs, ready for JSON."""
         ...
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors that an exact resume needs, by file."""
+    def tensors(
+        self, *, with_index: bool = True, scratch: Path | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors that an exact resume needs, by file.
+
+        Args:
+            with_index: Else ``index``, where it belongs to them, is there without its tensors.
+            scratch: Where an index's vectors of other processes take room; see `LiveIndex.tensors`.
+        """
         ...
 
     def restore(self, facts: Mapping[str, Any], tensors: Tensors) -> None:
@@ -87,7 +95,9 @@ class AlwaysFresh:
         """Return nothing."""
         return {}
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(
+        self, *, with_index: bool = True, scratch: Path | None = None
+    ) -> dict[str, dict[str, Tensor]]:
         """Return nothing."""
         return {}
 
@@ -179,11 +189,13 @@ class KeptIndex:
             "refresher": self._refresher.facts(),
         }
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
+    def tensors(
+        self, *, with_index: bool = True, scratch: Path | None = None
+    ) -> dict[str, dict[str, Tensor]]:
         """Return ``index``, vectors and row steps, once the index has been refreshed at all."""
         files = self._refresher.tensors()
         if self._live.version > 0:
-            files["index"] = self._live.tensors()
+            files["index"] = self._live.tensors(scratch) if with_index else {}
         return files
 
     def restore(self, facts: Mapping[str, Any], tensors: Tensors) -> None:

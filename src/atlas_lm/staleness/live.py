@@ -7,7 +7,9 @@ same methods with the same arguments.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,6 +20,7 @@ from atlas_lm.index import FlatIndex
 from atlas_lm.index.files import MIXED, Fingerprint
 from atlas_lm.index.member import steps_of
 from atlas_lm.index.sharded import ShardedIndex
+from atlas_lm.index.shares import gather_vectors
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
@@ -191,19 +194,23 @@ class LiveIndex:
             embeddings = embeddings[torch.tensor(kept, dtype=torch.int64)]
         self._put(own, embeddings, step, fingerprint)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self, scratch: Path | None = None) -> dict[str, Tensor]:
         """Return the vectors and their steps, for a checkpoint.
 
         Collective where shared: process 0 returns those of all, the others nothing.
+
+        Args:
+            scratch: A directory where what process 0 receives takes room, not in memory; None for
+                the system's.
+
+        Raises:
+            InputError: there is no room; on every process.
         """
         local = self.local
         if not self.is_shared:
             steps = {} if local.row_steps is None else {"row_steps": local.row_steps}
             return {"embeddings": local.embeddings, **steps}
-        counts = distributed.gather_numbers([len(self.own)])[:, 0].tolist()
-        main = distributed.world().is_main
-        whole = torch.empty((len(self), local.dim), dtype=local.dtype) if main else None
-        distributed.gather_into(whole, local.embeddings.cpu(), counts)
+        whole = gather_vectors(local.embeddings.cpu(), scratch or Path(tempfile.gettempdir()))
         steps_of_all = self.row_steps
         return {} if whole is None else {"embeddings": whole, "row_steps": steps_of_all}
 

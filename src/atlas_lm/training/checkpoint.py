@@ -136,14 +136,19 @@ class Checkpoints:
             return path
         self._sweep()
         sharded = self._write_shares(state, path) if state.is_sharded else None
+        version = state.freshness.version
+        linked = self._linkable_index(version)
+        here = distributed.world().is_main and linked is not None
+        with_index = not distributed.any_process(here)  # process 0 writes, so it decides
         snapshot = Snapshot(
-            state.tensors(whole=sharded is None),
+            state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path),
             state.facts(),
-            state.freshness.version,
+            version,
+            linked,
             _name(state.best.step) if state.best else "",
         )
         if not wait and distributed.world().size == 1:
-            self._begin(path, snapshot.copy(keep=self._linkable_index(snapshot)))
+            self._begin(path, snapshot.copy())
             return path
         error: Exception | None = None
         if distributed.world().is_main:
@@ -210,14 +215,8 @@ class Checkpoints:
         return directory
 
     def _write(self, path: Path, snapshot: Snapshot, sharded: Path | None) -> None:
-        files = snapshot.files
-        linked = self._linkable_index(snapshot)
-        needed = sum(
-            tensor.nbytes
-            for name, tensors in files.items()
-            if not (name == "index" and linked)
-            for tensor in tensors.values()
-        )
+        files, linked = snapshot.files, snapshot.index_file
+        needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
         with full_disk_explained(path, needed):
             self.path.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.path).free < needed:
@@ -304,9 +303,9 @@ class Checkpoints:
         if (name := "index.safetensors") in digests:
             self._index_file = (version, path / name, digests[name])
 
-    def _linkable_index(self, snapshot: Snapshot) -> Path | None:
+    def _linkable_index(self, version: int) -> Path | None:
         """Return an index file written earlier with these very vectors: big files are linked."""
-        if self._index_file is None or self._index_file[0] != snapshot.version:
+        if self._index_file is None or self._index_file[0] != version:
             return None
         return self._index_file[1] if self._index_file[1].is_file() else None
 

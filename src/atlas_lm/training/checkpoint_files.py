@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,18 @@ class Snapshot:
     facts: Mapping[str, Any]
     version: int
     """Of the index's vectors."""
+    index_file: Path | None
+    """A file that holds these very vectors: it is linked, and ``files`` has none of them."""
     best: str
     """Name of the checkpoint that is never removed; empty for none."""
 
-    def copy(self, *, keep: Path | None) -> Snapshot:
-        """Return a copy that training does not change, on the CPU.
-
-        Vectors of the index that lie in the file ``keep`` are not copied.
-        """
+    def copy(self) -> Snapshot:
+        """Return a copy that training does not change, on the CPU."""
         files = {
-            name: tensors
-            if name == "index" and keep
-            else {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+            name: {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
             for name, tensors in self.files.items()
         }
-        facts = json.loads(json.dumps(self.facts))
-        return Snapshot(files, facts, self.version, self.best)
+        return replace(self, files=files, facts=json.loads(json.dumps(self.facts)))
 
 
 def load_model(path: str | Path, halves: Mapping[str, nn.Module]) -> dict[str, Any]:

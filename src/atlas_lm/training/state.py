@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,19 +134,21 @@ class TrainState:
         weights = _joined({name: held(part) for name, part in self.modules.items()})
         return {f"model/{name}": value for name, value in weights.items()} | moments
 
-    def tensors(self, *, whole: bool = True) -> dict[str, dict[str, Tensor]]:
+    def tensors(
+        self, *, whole: bool = True, with_index: bool = True, scratch: Path | None = None
+    ) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of each file: ``model``, ``optimizer``, ``random`` and ``index``.
 
         The first two are left out where ``whole`` is false: they are among the `shares`.
 
         ``index`` is there only if the index has been refreshed since the run began, and
         ``background`` only while a refresh runs beside the training, ``signals`` only within a
-        round of ``signal_round`` steps.
+        round of ``signal_round`` steps. ``with_index`` and ``scratch`` as in `Freshness.tensors`.
         """
         return {
             **(self._whole() if whole else {}),
             "random": random_tensors(),
-            **self.freshness.tensors(),
+            **self.freshness.tensors(with_index=with_index, scratch=scratch),
             **self.signals.tensors(),
         }
 
