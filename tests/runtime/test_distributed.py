@@ -12,6 +12,7 @@ import torch.multiprocessing as mp
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.distributed import World
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.launched import Place
 
 
 def test_shares_are_contiguous_and_even():
@@ -73,6 +74,26 @@ def test_two_processes_talk():
         port = free.getsockname()[1]
     multiprocessing.set_forkserver_preload(["atlas_lm.runtime.distributed", __name__])
     mp.start_processes(conversation, (2, port), nprocs=2, start_method="forkserver")
+
+
+class GoneStore:
+    """A store whose keeper, process 0 under SLURM, has left."""
+
+    def set_timeout(self, limit):
+        pass
+
+    def compare_set(self, key, expected, value):
+        raise torch.distributed.DistNetworkError("failed to recv, got 0 bytes")
+
+
+def test_where_process_0_has_left_nobody_claims_to_know_why():
+    lost = RuntimeError("[gloo/pair.cc:547] Connection closed by peer [127.0.0.1]:123")
+    place = Place(rank=2, size=3, local_rank=2, address="127.0.0.1", port=1)
+    said = distributed._first_cause(GoneStore(), place, lost)
+    assert "process 2 of 3: process 0" in said
+    assert "without a word" not in said
+    assert "showed last says why" in said
+    assert distributed._first_cause(GoneStore(), place, ValueError("own")) is None
 
 
 def test_torch_distributed_is_imported_in_few_places():

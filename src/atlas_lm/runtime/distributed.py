@@ -140,6 +140,8 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
         store.set_timeout(datetime.timedelta(seconds=5))
         rank, first = json.loads(store.compare_set("first", "", own))
     except (RuntimeError, ValueError):  # the process that kept the store has gone
+        if lost:
+            return _store_gone(place, error)
         rank, first = place.rank, None
     if not lost and rank == place.rank:
         return None
@@ -150,6 +152,15 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
             f"{_briefly(error)}"
         )
     return f"process {place.rank} of {place.size} stops: process {rank} failed with {first}"
+
+
+def _store_gone(place: Place, error: Exception) -> str:
+    """Return what is known where process 0 has left, with all that was said: not why it left."""
+    return (
+        f"process {place.rank} of {place.size}: process 0, or the launcher that all meet at, has "
+        "gone, so this one stops too. What process 0 showed last says why; where it showed "
+        f"nothing, it was killed (out of memory?). What this one saw: {_briefly(error)}"
+    )
 
 
 def _briefly(error: Exception) -> str:
