@@ -7,9 +7,20 @@ import multiprocessing
 import pytest
 import torch
 
+from atlas_lm.runtime.distributed import World
+from atlas_lm.training import Batches
 from tests.index.sharded_worker import run_processes
 from tests.training import parallel_world
-from tests.training.parallel_world import ADAPTERS, CASES, case, cases, gathered, low_precision
+from tests.training.parallel_world import (
+    ADAPTERS,
+    CASES,
+    case,
+    cases,
+    gathered,
+    low_precision,
+    questions,
+    training,
+)
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -44,6 +55,20 @@ def test_replicated_processes_do_what_one_does(tmp_path, size, names):
         expected = case(name)
         for result in results:
             same(result[name], expected)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_get_unequal_numbers_of_target_tokens(size):
+    """What the cases are to hold for: else a mean of means would pass them."""
+    cfg = training()
+    batches = Batches(questions(), cfg.bsz, cfg.seed).take(cfg.accumulation_steps)
+    examples = [example for batch in batches for example in batch.examples]
+    counts = {
+        sum(len(examples[place].target.split()) for place in World(rank=rank, size=size).share(12))
+        for rank in range(size)
+    }
+    assert len(examples) == 12
+    assert len(counts) > 1
 
 
 SHARDED = (
