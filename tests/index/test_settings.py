@@ -35,6 +35,26 @@ def test_impossible_settings_name_value_and_remedy(values, message):
         IndexSettings(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"url": "http://cluster"}, "url='http://cluster' has no effect .* flat; set kind=milvus"),
+        ({"kind": "faiss", "factory": "SQ8", "nprobe": 3}, "kind faiss SQ8; .* factory with IVF"),
+        ({"kind": "faiss", "factory": "IVF4,Flat", "ef_search": 3}, "ef_search=3 has no effect"),
+        ({"kind": "faiss", "factory": "SQ8", "rescore": 3}, "faiss with keep_vectors"),
+        ({"kind": "int8", "train_rows": 9}, "train_rows=9"),
+        ({"kind": "int8", "collection": "mine"}, "collection='mine'"),
+        ({"rescore": 9}, "rescore=9"),
+    ],
+)
+def test_what_has_no_effect_is_refused_where_an_index_is_built(values, message):
+    settings = IndexSettings(**values)
+    with pytest.raises(InputError, match=message):
+        settings.check_used()
+    used = {"kind": "faiss", "factory": "IVF4,SQ8", "nprobe": 3, "rescore": 9}
+    IndexSettings(**used, keep_vectors=True).check_used()
+
+
 def test_a_manifest_of_the_future_is_named():
     with pytest.raises(InputError, match=r"m\.json: unknown setting 'colour'"):
         IndexSettings.from_dict({"colour": 1}, place="m.json")

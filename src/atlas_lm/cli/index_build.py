@@ -153,7 +153,8 @@ def settings_of(args: argparse.Namespace, count: int, dim: int) -> IndexSettings
         dim: components of a vector.
 
     Raises:
-        InputError: an impossible value, a kind besides ``--max-memory``, or nothing fits.
+        InputError: an impossible value, one without effect on the kind, a kind besides
+            ``--max-memory``, or nothing fits.
     """
     names = [field.name for field in dataclasses.fields(IndexSettings) if field.name != "dtype"]
     asked = {name: getattr(args, name, None) for name in names}
@@ -163,12 +164,19 @@ def settings_of(args: argparse.Namespace, count: int, dim: int) -> IndexSettings
     if args.max_memory is not None:
         if args.kind or args.factory:
             raise InputError("give --max-memory or --kind and --factory, not both")
+        if args.train_rows is not None:
+            raise InputError(
+                "give --max-memory or --train-rows, not both: the memory bounds the sample"
+            )
         choice = choose(count, dim, parse_bytes(args.max_memory), dtype=DTYPES[args.dtype])
         notice(choice.reason)
-        return dataclasses.replace(choice.settings, **given)
-    if args.factory and args.kind is None:
-        given["kind"] = "faiss"
-    return IndexSettings(dtype=DTYPES[args.dtype], **given)
+        settings = dataclasses.replace(choice.settings, **given)
+    else:
+        if args.factory and args.kind is None:
+            given["kind"] = "faiss"
+        settings = IndexSettings(dtype=DTYPES[args.dtype], **given)
+    settings.check_used()
+    return settings
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -36,8 +36,8 @@ class IndexSettings:
     """faiss IVF: lists visited by a query; a sixteenth of them if None."""
     ef_search: int | None = None
     """faiss HNSW: candidates kept while walking the graph; 128 if None."""
-    train_rows: int = 262_144
-    """faiss: vectors sampled to train the index on."""
+    train_rows: int | None = None
+    """faiss: vectors sampled to train the index on; see `size.training_rows` if None."""
     url: str = ""
     """milvus: the server's URL; a file in the index directory if empty."""
     collection: str = ""
@@ -70,6 +70,35 @@ class IndexSettings:
             value = getattr(self, name)
             if value is not None and value < least.get(name, 1):
                 raise InputError(f"{name}={value}: choose at least {least.get(name, 1)}")
+
+    def check_used(self) -> None:
+        """Refuse what is set but has no effect on an index of this kind.
+
+        Manifests may hold it, so settings that do are not refused as such.
+
+        Raises:
+            InputError: an option has none; the message says of which kind it is.
+        """
+        faiss, milvus = self.kind == "faiss", self.kind == "milvus"
+        coded = self.kind in ("int8", "binary") or (faiss and self.keep_vectors)
+        factory = self.factory.upper()
+        options = {
+            "url": (milvus, "set kind=milvus"),
+            "collection": (milvus, "set kind=milvus"),
+            "nprobe": (faiss and "IVF" in factory, "choose kind=faiss and a factory with IVF"),
+            "ef_search": (faiss and "HNSW" in factory, "choose kind=faiss and a factory with HNSW"),
+            "train_rows": (faiss, "set kind=faiss"),
+            "rescore": (coded, "choose int8, binary, or faiss with keep_vectors"),
+            "first_pass": (self.kind == "flat", "set kind=flat"),
+        }
+        for name, (used, remedy) in options.items():
+            value = getattr(self, name)
+            if not used and value != getattr(IndexSettings, name):
+                kind = f"faiss {self.factory}" if faiss else self.kind
+                raise InputError(
+                    f"{name}={value!r} has no effect on an index of kind {kind}; {remedy}, or "
+                    "leave it out"
+                )
 
     @property
     def keeps_vectors(self) -> bool:
