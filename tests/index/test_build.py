@@ -249,3 +249,44 @@ def test_a_second_build_of_the_same_index_is_refused(tmp_path, store, embed, fin
         return embed(passages)
 
     build(store, busy, tmp_path / "index", fingerprint=fingerprint)
+
+
+def never(passages):
+    raise AssertionError("embedded before it was known whether the index can be built")
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("IVF2,PQ", "faiss cannot build 'IVF2,PQ' for vectors of 8 components"),
+        ("IVF64,Flat", "at least 64 vectors, and these are 50"),
+        ("OPQ4,IVF2,PQ4", "at least 256 vectors"),
+        ("PQ4x4fs", ""),
+    ],
+)
+def test_a_factory_is_refused_before_passages_are_embedded(
+    tmp_path, store, fingerprint, factory, message
+):
+    pytest.importorskip("faiss")
+    settings = IndexSettings(kind="faiss", factory=factory)
+    error = (InputError, message) if message else (AssertionError, "embedded before")
+    with pytest.raises(error[0], match=error[1]):
+        build(store, never, tmp_path / "index", fingerprint=fingerprint, settings=settings)
+
+
+@pytest.mark.parametrize(("kind", "module"), [("faiss", "faiss"), ("milvus", "pymilvus")])
+def test_a_missing_extra_is_named_before_passages_are_embedded(
+    tmp_path, store, fingerprint, monkeypatch, kind, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    settings = IndexSettings(kind=kind, factory="SQ8" if kind == "faiss" else "")
+    with pytest.raises(InputError, match=rf"atlas-lm\[{kind}\]"):
+        build(store, never, tmp_path / "index", fingerprint=fingerprint, settings=settings)
+
+
+def test_an_option_without_effect_is_refused_before_passages_are_embedded(
+    tmp_path, store, fingerprint
+):
+    settings = IndexSettings(url="http://cluster")
+    with pytest.raises(InputError, match="set kind=milvus"):
+        build(store, never, tmp_path / "index", fingerprint=fingerprint, settings=settings)

@@ -40,12 +40,12 @@ def test_a_collection_of_other_vectors_is_never_added_to(
     build(store, embed, tmp_path / "a", fingerprint=fingerprint, settings=mine)
     other = dataclasses.replace(fingerprint, encoder="e2")
 
-    def negative(passages):
-        return -embed(passages)
+    def never(passages):
+        raise AssertionError("embedded before the collection was looked at")
 
     for out in ("a", "b"):
         with pytest.raises(InputError, match=r"'mine' of http.*holds 50 rows of other vectors"):
-            build(store, negative, tmp_path / out, fingerprint=other, settings=mine)
+            build(store, never, tmp_path / out, fingerprint=other, settings=mine)
     assert finds(open_index(tmp_path / "a")[0], vectors)
 
 

@@ -30,7 +30,7 @@ from atlas_lm.index.directory import (
 )
 from atlas_lm.index.exact import check_dim, check_finite
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
-from atlas_lm.index.kinds import Encoded, encode
+from atlas_lm.index.kinds import Encoded, check_possible, encode
 from atlas_lm.index.milvus import MilvusIndex, collection_in
 from atlas_lm.index.milvus_filter import described
 from atlas_lm.index.opening import load_vectors
@@ -132,11 +132,13 @@ def build_claimed(
 ) -> None:
     """Do what `build` does in a directory that this process is already the writer of."""
     refuse_foreign(out)
+    settings.check_used()
     if fingerprint.corpus != store.fingerprint:
         raise InputError(
             f"the fingerprint names corpus {fingerprint.corpus!r}, but the passages given are "
             f"{store.fingerprint!r}; make it with the store's fingerprint"
         )
+    check_possible(settings, len(store), directory=out, fingerprint=fingerprint)
     partial = Partial(out, fingerprint, settings.dtype, step)
     partial.embed_rest(store, embed, passages_at_a_time)
     partial.publish(store, settings, passages=PassageFiles.of(store), copy_passages=copy_passages)

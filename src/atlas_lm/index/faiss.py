@@ -33,6 +33,7 @@ from atlas_lm.index.exact import (
 )
 from atlas_lm.index.files import read_manifest
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.size import training_rows
 from atlas_lm.index.storage import ArraySource, array_path
 from atlas_lm.index.vectors import Dense, scores_at
 from atlas_lm.runtime.errors import InputError
@@ -74,7 +75,8 @@ def train(settings: IndexSettings, embeddings: Float[Tensor, "n dim"]) -> Any:
     factory = resolved_factory(settings.factory, count)
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(_sample(embeddings, settings).numpy())
+        sampled = settings.train_rows or training_rows(_lists(faiss, index))
+        index.train(_sample(embeddings, sampled, settings.seed).numpy())
         for start in range(0, count, ADD_ROWS):
             index.add(embeddings[start : start + ADD_ROWS].float().cpu().numpy())
     except (RuntimeError, AssertionError) as error:
@@ -83,6 +85,36 @@ def train(settings: IndexSettings, embeddings: Float[Tensor, "n dim"]) -> Any:
             f"{_reason(error)}; choose another factory string"
         ) from error
     return index
+
+
+def check_factory(settings: IndexSettings, count: int, dim: int) -> None:
+    """Refuse, before there are vectors, a factory string that `train` would refuse.
+
+    Raises:
+        InputError: faiss is not installed, does not know the string, or needs more vectors for its
+            lists or its product codes.
+    """
+    faiss = faiss_module()
+    factory = resolved_factory(settings.factory, count)
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"faiss cannot build {factory!r} for vectors of {dim} components: "
+            f"{_reason(error)}; choose another factory string"
+        ) from error
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    codes = getattr(inner, "pq", None)
+    needed = max(_lists(faiss, index), 0 if codes is None else int(codes.ksub))
+    trained_on = min(count, settings.train_rows)
+    if trained_on < needed:
+        raise InputError(
+            f"faiss {factory!r} is trained on at least {needed} vectors, and these are "
+            f"{trained_on} (of {count} passages); choose another factory string"
+            + (" or a larger train_rows" if trained_on < count else "")
+        )
 
 
 def resolved_factory(factory: str, count: int) -> str:
@@ -95,12 +127,12 @@ def resolved_factory(factory: str, count: int) -> str:
 
 
 def _sample(
-    embeddings: Float[Tensor, "n dim"], settings: IndexSettings
+    embeddings: Float[Tensor, "n dim"], count: int, seed: int
 ) -> Float[Tensor, "some dim"]:
-    if len(embeddings) <= settings.train_rows:
+    if len(embeddings) <= count:
         return embeddings.float().cpu()
-    generator = np.random.default_rng(settings.seed)
-    rows = np.sort(generator.choice(len(embeddings), settings.train_rows, replace=False))
+    generator = np.random.default_rng(seed)
+    rows = np.sort(generator.choice(len(embeddings), count, replace=False))
     return embeddings[torch.from_numpy(rows)].float().cpu()
 
 

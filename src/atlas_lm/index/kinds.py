@@ -15,7 +15,7 @@ from torch import Tensor
 
 from atlas_lm.index.binary import BinaryIndex, Signs, encode_signs
 from atlas_lm.index.coded import CodedIndex, Facts
-from atlas_lm.index.faiss import FaissIndex, train
+from atlas_lm.index.faiss import FaissIndex, check_factory, train
 from atlas_lm.index.files import Fingerprint, Recall
 from atlas_lm.index.int8 import Int8Index
 from atlas_lm.index.milvus import Metadata, MilvusIndex
@@ -88,6 +88,22 @@ def encode(
     index = maker(facts, _Rows(embeddings, vectors, metadata), directory)
     recall = measure_recall(index, embeddings, settings, queries)
     return Encoded(arrays=index.arrays(), settings=index.facts.settings.as_dict(), recall=recall)
+
+
+def check_possible(
+    settings: IndexSettings, count: int, *, directory: Path, fingerprint: Fingerprint
+) -> None:
+    """Refuse, before vectors are computed, what `encode` would refuse once they are there.
+
+    Raises:
+        InputError: a library is missing, a factory string is not known or needs more vectors, a
+            server cannot be reached, or its collection holds other vectors.
+    """
+    if settings.kind == "faiss":
+        check_factory(settings, count, fingerprint.dim)
+    if settings.kind == "milvus":
+        facts = Facts(count=count, settings=settings, fingerprint=fingerprint)
+        MilvusIndex.check(facts, directory)
 
 
 def _make_int8(facts: Facts, made_of: _Rows, directory: Path) -> Int8Index:

@@ -106,14 +106,36 @@ class MilvusIndex(CodedIndex):
             InputError: pymilvus is missing, the server cannot be reached or refuses, or the
                 collection holds other vectors.
         """
-        name = facts.settings.collection or f"atlas_{vectors_digest(facts)}"
-        settings = dataclasses.replace(facts.settings, collection=name)
-        facts = dataclasses.replace(facts, settings=settings)
-        client = _connect(settings.url, directory, token)
-        index = cls(facts, client, directory, vectors)
+        index = cls._unfilled(facts, vectors, directory, token)
         index._take_collection()
         index._fill(embeddings, metadata)
         return index
+
+    @classmethod
+    def check(cls, facts: Facts, directory: Path) -> None:
+        """Refuse what `create` would refuse, before there are vectors; nothing is written.
+
+        Raises:
+            InputError: pymilvus is missing, the server cannot be reached, or the collection holds
+                other vectors.
+        """
+        if not facts.settings.url and not (directory / DATABASE).exists():
+            _pymilvus(embedded=True)
+            return
+        index = cls._unfilled(facts, None, directory, None)
+        if index._call("has_collection"):
+            index._holds_others()
+        index.close()
+
+    @classmethod
+    def _unfilled(
+        cls, facts: Facts, vectors: Tensor | None, directory: Path, token: str | None
+    ) -> MilvusIndex:
+        """Return an index whose collection has a name and may not be there yet."""
+        name = facts.settings.collection or f"atlas_{vectors_digest(facts)}"
+        settings = dataclasses.replace(facts.settings, collection=name)
+        client = _connect(settings.url, directory, token)
+        return cls(dataclasses.replace(facts, settings=settings), client, directory, vectors)
 
     @classmethod
     def load(
@@ -341,26 +363,37 @@ class MilvusIndex(CodedIndex):
         Raises:
             InputError: it holds other vectors.
         """
-        digest = vectors_digest(self.facts)
-        if self._call("has_collection"):
-            self._call("load_collection")
-            held = self.rows_held()
-            if held == 0:
-                self._call("alter_collection_properties", properties={VECTORS: digest})
-                return
-            if self._call("describe_collection").get("properties", {}).get(VECTORS) == digest:
-                return
-            if self.facts.settings.url or self.collection == collection_in(self._directory):
-                raise InputError(
-                    f"collection {self.collection!r} of "
-                    f"{_place(self.facts.settings.url, self._directory)} holds {held} rows of "
-                    "other vectors; name another with --collection, or drop it first"
-                )
+        there = self._call("has_collection")
+        if there and self._holds_others():
             self._call("drop_collection")
-        self._make_collection(digest)
+            there = False
+        if there:
+            properties = {VECTORS: vectors_digest(self.facts)}
+            self._call("alter_collection_properties", properties=properties)
+        else:
+            self._make_collection()
         self._call("load_collection")
 
-    def _make_collection(self, digest: str) -> None:
+    def _holds_others(self) -> bool:
+        """Return whether the collection holds rows of other vectors that nothing uses.
+
+        Raises:
+            InputError: it does, and they may be in use.
+        """
+        properties = self._call("describe_collection").get("properties", {})
+        if properties.get(VECTORS) == vectors_digest(self.facts):
+            return False
+        self._call("load_collection")
+        held = self.rows_held()
+        if held and (self.facts.settings.url or self.collection == collection_in(self._directory)):
+            raise InputError(
+                f"collection {self.collection!r} of "
+                f"{_place(self.facts.settings.url, self._directory)} holds {held} rows of "
+                "other vectors; name another with --collection, or drop it first"
+            )
+        return held > 0
+
+    def _make_collection(self) -> None:
         types = importlib.import_module("pymilvus").DataType
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=True)
         schema.add_field("row", types.INT64, is_primary=True)
@@ -371,7 +404,7 @@ class MilvusIndex(CodedIndex):
             "create_collection",
             schema=schema,
             index_params=params,
-            properties={VECTORS: digest},
+            properties={VECTORS: vectors_digest(self.facts)},
         )
 
     def _fill(self, embeddings: Float[Tensor, "n dim"], metadata: Metadata | None) -> None:
@@ -446,10 +479,10 @@ def _best(
     return sorted(left, key=lambda one: (-one[0], one[1]))
 
 
-def _connect(url: str, directory: Path, token: str | None) -> Any:
+def _pymilvus(*, embedded: bool) -> Any:
     try:
         pymilvus = importlib.import_module("pymilvus")
-        if not url:
+        if embedded:
             importlib.import_module("milvus_lite")
     except ImportError as error:
         raise InputError(
@@ -457,6 +490,11 @@ def _connect(url: str, directory: Path, token: str | None) -> Any:
             "run `pip install 'atlas-lm[milvus]'`"
         ) from error
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and said once
+    return pymilvus
+
+
+def _connect(url: str, directory: Path, token: str | None) -> Any:
+    pymilvus = _pymilvus(embedded=not url)
     place = _place(url, directory)
     try:
         return pymilvus.MilvusClient(place, token=token or os.environ.get(TOKEN, ""))
