@@ -9,11 +9,12 @@ import torch
 
 from atlas_lm.index import FlatIndex, build, open_index, read_manifest
 from atlas_lm.index.compact import refresh
+from atlas_lm.index.directory import writing
 from atlas_lm.index.milvus import DATABASE, VECTORS, MilvusIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
-from tests.index.fake_milvus import Collection, install
+from tests.index.fake_milvus import Collection, MilvusException, install
 
 URL = "http://cluster:19530"
 
@@ -117,3 +118,93 @@ def test_a_refresh_keeps_the_name_that_was_given(tmp_path, store, embed, fingerp
     assert list(servers[URL]) == [name]
     assert len(servers[URL][name].rows) == COUNT
     assert not (tmp_path / "a" / DATABASE).exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MilvusException("the connection is lost")])
+def test_a_filling_that_was_stopped_goes_on(
+    tmp_path, store, embed, vectors, fingerprint, servers, monkeypatch, error
+):
+    monkeypatch.setattr("atlas_lm.index.milvus.UPSERT_ROWS", 10)
+
+    def stop_at_30(rows):
+        if 30 in rows:
+            raise error
+
+    def never(passages):
+        raise AssertionError("everything was embedded already")
+
+    out = tmp_path / "a"
+    servers.before_upsert = stop_at_30
+    with pytest.raises((KeyboardInterrupt, InputError)):
+        build(store, embed, out, fingerprint=fingerprint, settings=settings_of())
+    assert (out / DATABASE).exists()
+    put: list[int] = []
+    servers.before_upsert = put.extend
+    index = build(store, never, out, fingerprint=fingerprint, settings=settings_of())
+    assert put == list(range(30, COUNT))
+    assert finds(index, vectors)
+
+
+def test_an_index_of_another_kind_leaves_no_database(
+    tmp_path, store, embed, fingerprint, servers, monkeypatch
+):
+    out = tmp_path / "a"
+    with monkeypatch.context() as patch:
+        patch.setattr(MilvusIndex, "_fill", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(store, embed, out, fingerprint=fingerprint, settings=settings_of())
+    assert (out / DATABASE).exists()
+    build(store, embed, out, fingerprint=fingerprint)
+    assert not (out / DATABASE).exists()
+
+
+def test_saving_over_an_index_leaves_the_old_or_the_new(
+    tmp_path, store, embed, vectors, fingerprint, servers, monkeypatch
+):
+    build(store, embed, tmp_path / "old", fingerprint=fingerprint, settings=settings_of())
+    other = dataclasses.replace(fingerprint, encoder="e2")
+    index = build(
+        store,
+        lambda some: -embed(some),
+        tmp_path / "new",
+        fingerprint=other,
+        settings=settings_of(),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("atlas_lm.index.coded.write_index", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            index.save(tmp_path / "old")
+    assert finds(MilvusIndex.load(tmp_path / "old"), vectors)
+    index.save(tmp_path / "old")
+    assert finds(MilvusIndex.load(tmp_path / "old"), -vectors)
+    assert [path.name for path in (tmp_path / "old").glob("*.db")] == ["milvus.1.db"]
+    index.save(tmp_path / "old")
+    servers.clear()
+    assert finds(MilvusIndex.load(tmp_path / "old"), -vectors)
+    assert [path.name for path in (tmp_path / "old").glob("*.db")] == [DATABASE]
+    with writing(tmp_path / "old"), pytest.raises(InputError, match="is writing this index"):
+        index.save(tmp_path / "old")
+    (tmp_path / "notes" / DATABASE).mkdir(parents=True)
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds 'a\.txt'"):
+        index.save(tmp_path / "notes")
+    assert (tmp_path / "notes" / DATABASE).exists()
+
+
+def test_masks_too_large_for_a_filter_are_searched_in_pieces(
+    tmp_path, store, embed, vectors, fingerprint, servers, monkeypatch
+):
+    index = build(store, embed, tmp_path / "a", fingerprint=fingerprint, settings=settings_of())
+    flat = FlatIndex(vectors, fingerprint=fingerprint)
+    query = vectors[:2]
+    worst = torch.ones(COUNT, dtype=torch.bool)
+    worst[flat.search(query[:1], 30).rows[0]] = False
+    excluded = [[int(worst.nonzero()[0])], []]
+    expected = flat.search(query, 8, excluded, allowed_rows=worst)
+    monkeypatch.setattr("atlas_lm.index.milvus.LISTED", 7)
+    monkeypatch.setattr("atlas_lm.index.milvus.MOST_FOUND", 20)
+    assert torch.equal(index.search(query, 8, excluded, allowed_rows=worst).rows, expected.rows)
+    assert sum("row in" in call for call in servers.calls) >= 3
+    names = [f"p{row}" for row in worst.nonzero()[:2, 0].tolist()]
+    with pytest.raises(InputError, match="only 2 rows may be returned"):
+        index.search(query, 8, allowed_rows=worst, where=f"id in {names}")

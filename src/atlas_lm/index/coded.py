@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from atlas_lm.index.directory import writing
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, Recall
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import DTYPES, ArraySource, map_embeddings, write_index
@@ -132,8 +133,15 @@ class CodedIndex(ABC):
             copy_passages: put a copy of the passages into the directory instead of their names.
 
         Raises:
-            InputError: the directory holds something else, or the disk is full.
+            InputError: the directory holds something else, is being written, or the disk is full.
         """
+        with writing(path):
+            self.save_claimed(path, passages=passages, copy_passages=copy_passages)
+
+    def save_claimed(
+        self, path: str | Path, *, passages: PassageFiles | None, copy_passages: bool
+    ) -> None:
+        """Do what `save` does in a directory that this process is already the writer of."""
         passages = passages or self.passage_files
         self.passage_files = write_index(
             Path(path),

@@ -21,6 +21,7 @@ from atlas_lm.runtime.locks import try_lock
 OURS = re.compile(
     r"\.?(embeddings|passages(-\d+)?)(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?"
     r"|\.?[a-z][a-z0-9_]*(\.\d+)?\.array(\..+\.tmp)?"
+    r"|\.vectors\..+\.tmp"
     r"|milvus(\.\d+)?\.db(\..*)?|\.milvus(\.\d+)?\.db\..*"
     r"|part-\d{4,}(\.partial)?"
     r"|\.manifest\.json\..+\.tmp"
@@ -32,6 +33,9 @@ OURS = re.compile(
 def new_files(directory: Path, needed_bytes: int) -> Iterator[None]:
     """Make room for a new index in ``directory``; afterwards it holds what its manifest names.
 
+    On an exception a database stays where a build can go on (``<directory>.partial``), for it is
+    filled on then.
+
     Raises:
         InputError: the directory holds something else, or the disk is or becomes full.
     """
@@ -41,8 +45,13 @@ def new_files(directory: Path, needed_bytes: int) -> Iterator[None]:
     try:
         with disk_full_explained(directory, needed_bytes):
             yield
-    finally:
+    except BaseException:
+        unfinished = directory.with_name(directory.name + ".partial").exists()
+        remove_unnamed(directory, databases=not unfinished)
+        raise
+    else:
         remove_unnamed(directory)
+    finally:
         if not existed and not any(directory.iterdir()):
             directory.rmdir()
 
@@ -86,14 +95,17 @@ def free_name(directory: Path, name: str) -> str:
     return name if name not in named(directory) else f"{stem}.1.{suffix}"
 
 
-def remove_unnamed(directory: Path) -> None:
+def remove_unnamed(directory: Path, *, databases: bool = True) -> None:
     """Remove the files of earlier or unfinished indexes that the manifest does not name.
 
-    A part that is being built is kept, for its building goes on later.
+    A part that is being built is kept, for its building goes on later; so are Milvus databases
+    unless ``databases``.
     """
     keep = named(directory)
     for path in directory.iterdir():
         if path.name in keep or not OURS.fullmatch(path.name) or path.suffix == ".partial":
+            continue
+        if path.suffix == ".db" and not databases:
             continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -109,12 +121,13 @@ def named(directory: Path) -> set[str]:
         return set()
     copied = manifest.passages is not None and manifest.passages.copied
     files = manifest.passages.files if manifest.passages is not None and copied else ()
+    embedded = manifest.kind == "milvus" and not manifest.settings.get("url")
     return {
         manifest.embeddings,
         *(file.path for file in files),
         *(array.name for array in manifest.arrays.values()),
         *manifest.parts,
-        *(["milvus.db"] if manifest.kind == "milvus" and not manifest.settings.get("url") else []),
+        *([manifest.settings.get("database", "milvus.db")] if embedded else []),
     }
 
 

@@ -28,16 +28,18 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
+from atlas_lm.index.directory import disk_full_explained, free_name, refuse_foreign, writing
 from atlas_lm.index.exact import check_dim, check_finite, check_queries, excluded_pairs
 from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
 from atlas_lm.index.milvus_filter import server_filter
+from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
 from atlas_lm.types import SearchResult
 
 DATABASE = "milvus.db"
-"""The embedded database in an index directory."""
+"""The embedded database in an index directory; a copy may be called milvus.1.db."""
 TOKEN = "ATLAS_LM_MILVUS_TOKEN"
 """Environment variable of a cluster's token, ``user:password`` or an API key."""
 VECTORS = "atlas_lm.vectors"
@@ -46,7 +48,7 @@ UPSERT_ROWS = 1000
 MOST_FOUND = 16_384
 """Rows that a cluster returns at most for a query."""
 LISTED = 10_000
-"""Rows that a filter may name; masks that need more are met by finding more."""
+"""Rows that a filter may name; masks that need more are met by finding more, then in pieces."""
 MARGIN = 16
 """Rows found beyond those asked for, so that ties are broken here."""
 
@@ -119,7 +121,7 @@ class MilvusIndex(CodedIndex):
             InputError: pymilvus is missing, the server cannot be reached, or the collection holds
                 other vectors.
         """
-        if not facts.settings.url and not (directory / DATABASE).exists():
+        if not facts.settings.url and not (directory / facts.settings.database).exists():
             _pymilvus(embedded=True)
             return
         index = cls._unfilled(facts, None, directory, None)
@@ -134,7 +136,7 @@ class MilvusIndex(CodedIndex):
         """Return an index whose collection has a name and may not be there yet."""
         name = facts.settings.collection or f"atlas_{vectors_digest(facts)}"
         settings = dataclasses.replace(facts.settings, collection=name)
-        client = _connect(settings.url, directory, token)
+        client = _connect(settings, directory, token)
         return cls(dataclasses.replace(facts, settings=settings), client, directory, vectors)
 
     @classmethod
@@ -164,15 +166,16 @@ class MilvusIndex(CodedIndex):
         path = Path(path)
         manifest = read_manifest(path, kind="milvus")
         facts = Facts.of(path, manifest)
-        if not facts.settings.url and not (path / DATABASE).exists():
-            raise InputError(f"{path / DATABASE}: missing; copy it again or rebuild the index")
-        client = _connect(facts.settings.url, path, token)
+        database = path / facts.settings.database
+        if not facts.settings.url and not database.exists():
+            raise InputError(f"{database}: missing; copy it again or rebuild the index")
+        client = _connect(facts.settings, path, token)
         index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
         index._call("load_collection")
         held = index.rows_held()
         if held != len(index):
             raise InputError(
-                f"{path}: collection {index.collection!r} of {_place(facts.settings.url, path)} "
+                f"{path}: collection {index.collection!r} of {_place(facts.settings, path)} "
                 f"holds {held} rows instead of {len(index)}; rebuild the index"
             )
         return index
@@ -197,8 +200,7 @@ class MilvusIndex(CodedIndex):
                 `milvus_filter.server_filter`.
 
         Raises:
-            InputError: as `FlatIndex.search`; or more rows would have to be found than Milvus
-                returns.
+            InputError: as `FlatIndex.search`; or ``topk`` is more than Milvus returns.
         """
         query = query_emb.detach().to("cpu", torch.float32)
         check_queries(query, len(self), self.dim, topk)
@@ -207,16 +209,23 @@ class MilvusIndex(CodedIndex):
         for row, number in pairs.tolist():
             barred[number].add(row)
         mask, listed = _mask_filter(allowed_rows)
-        conditions = [one for one in (mask, server_filter(where) if where else "") if one]
+        condition = server_filter(where) if where else ""
         hidden = None if listed or allowed_rows is None else ~allowed_rows.cpu()
-        found = self._found(query, topk, barred, hidden, " and ".join(conditions))
+        found = self._found(query, topk, barred, hidden, _both(mask, condition))
+        for number, one in enumerate(found):
+            if len(one) < topk:
+                left = torch.ones(len(self), dtype=torch.bool)
+                if allowed_rows is not None:
+                    left &= allowed_rows.cpu()
+                left[list(barred[number])] = False
+                found[number] = self._found_in_pieces(query[number], topk, left, condition)
         scores = torch.tensor([[score for score, _ in one] for one in found])
         rows = torch.tensor([[row for _, row in one] for one in found], dtype=torch.int64)
         return SearchResult(scores.view(-1, topk), rows.view(-1, topk))
 
     def way(self, bsz: int) -> str:
         """Return in words how a batch of ``bsz`` queries is searched."""
-        return f"Milvus at {_place(self.facts.settings.url, self._directory)}"
+        return f"Milvus at {_place(self.facts.settings, self._directory)}"
 
     def arrays(self) -> Mapping[str, ArraySource]:
         """Return no files: the database keeps its own."""
@@ -279,18 +288,37 @@ class MilvusIndex(CodedIndex):
     ) -> None:
         """Write the index directory; an embedded database is copied where ``path`` is another.
 
+        The copy gets a name that an index in ``path`` does not use, so a kill leaves the old index
+        or the new one.
+
         Raises:
-            InputError: the directory holds something else, or the disk is full.
+            InputError: the directory holds something else, is being written, or the disk is full.
         """
         path = Path(path)
-        if not self.facts.settings.url and path.resolve() != self._directory.resolve():
-            self._call("flush")
-            target = path / DATABASE
+        with writing(path):
+            elsewhere = path.resolve() != self._directory.resolve()
+            copy = self._copied(path) if elsewhere and not self.facts.settings.url else self
+            copy.save_claimed(path, passages=passages, copy_passages=copy_passages)
+        self.passage_files = copy.passage_files
+
+    def _copied(self, path: Path) -> MilvusIndex:
+        """Return this index with a database in ``path`` that no index there uses."""
+        self._call("flush")
+        refuse_foreign(path)
+        source = self._directory / self.facts.settings.database
+        target = path / free_name(path, DATABASE)
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            with disk_full_explained(path.parent, 0):
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("LOCK"))
+        except BaseException:
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(
-                self._directory / DATABASE, target, ignore=shutil.ignore_patterns("LOCK")
-            )
-        super().save(path, passages=passages, copy_passages=copy_passages)
+            raise
+        settings = dataclasses.replace(self.facts.settings, database=target.name)
+        facts = dataclasses.replace(self.facts, settings=settings)
+        copy = MilvusIndex(facts, self._client, path, self.vectors)
+        copy.fingerprint, copy.passage_files = self.fingerprint, self.passage_files
+        return copy
 
     def drop_others(self, *names: str) -> None:
         """Remove collections that this index has taken the place of.
@@ -324,36 +352,58 @@ class MilvusIndex(CodedIndex):
         hidden: Bool[Tensor, " n"] | None,
         condition: str,
     ) -> list[list[tuple[float, int]]]:
-        """Return (score, row) of each query, best first; find more until every query has enough."""
-        limit = min(topk + max(map(len, barred), default=0) + MARGIN, len(self))
+        """Return (score, row) of each query, best first; find more until every query has enough.
+
+        A query has fewer than ``topk`` where not so many are among the most that Milvus returns.
+        """
+        if topk > MOST_FOUND:
+            raise InputError(f"topk={topk}: Milvus returns at most {MOST_FOUND} rows")
+        most = min(MOST_FOUND, len(self))
+        limit = min(topk + max(map(len, barred), default=0) + MARGIN, most)
         while True:
-            if limit > MOST_FOUND:
-                limit = min(limit, MOST_FOUND)
-                if limit < topk:
-                    raise InputError(f"topk={topk}: Milvus returns at most {MOST_FOUND} rows")
-            answers = (
-                self._call(
-                    "search",
-                    data=query.tolist(),
-                    limit=limit,
-                    filter=condition,
-                    output_fields=["row"],
-                    anns_field="vector",
-                    search_params={"metric_type": "IP"},
-                )
-                if len(query)
-                else []
-            )
+            answers = self._answers(query, limit, condition)
             kept = [_best(answer, bar, hidden) for answer, bar in zip(answers, barred, strict=True)]
-            short = [len(one) for one in kept if len(one) < topk]
-            if not short:
+            if limit == most or all(len(one) >= topk for one in kept):
                 return [one[:topk] for one in kept]
-            if limit >= min(MOST_FOUND, len(self)):
-                raise InputError(
-                    f"topk={topk}, but only {min(short)} rows that may be returned are among the "
-                    f"best {limit}; lower topk, or filter and exclude less"
-                )
-            limit = min(limit * 4, MOST_FOUND, len(self))
+            limit = min(limit * 4, most)
+
+    def _found_in_pieces(
+        self, query: Float[Tensor, " dim"], topk: int, allowed: Bool[Tensor, " n"], condition: str
+    ) -> list[tuple[float, int]]:
+        """Return (score, row) of one query's best allowed rows, found among so many at a time.
+
+        Raises:
+            InputError: fewer than ``topk`` rows meet the condition.
+        """
+        best: list[tuple[float, int]] = []
+        limit = min(topk + MARGIN, MOST_FOUND)
+        for some in allowed.nonzero()[:, 0].split(LISTED):
+            only = _both(f"row in {some.tolist()}", condition)
+            (answer,) = self._answers(query[None], limit, only)
+            best = _in_order([*best, *_best(answer, set(), None)])[:topk]
+        if len(best) < topk:
+            raise InputError(
+                f"topk={topk}, but only {len(best)} rows may be returned; lower topk, or filter "
+                "and exclude less"
+            )
+        return best
+
+    def _answers(
+        self, query: Float[Tensor, "bsz dim"], limit: int, condition: str
+    ) -> list[list[Mapping[str, Any]]]:
+        """Return what the server finds for each query."""
+        if not len(query):
+            return []
+        answers: list[list[Mapping[str, Any]]] = self._call(
+            "search",
+            data=query.tolist(),
+            limit=limit,
+            filter=condition,
+            output_fields=["row"],
+            anns_field="vector",
+            search_params={"metric_type": "IP"},
+        )
+        return answers
 
     def _take_collection(self) -> None:
         """Have a loaded collection that holds nothing, or what these vectors' build put there.
@@ -388,7 +438,7 @@ class MilvusIndex(CodedIndex):
         if held and (self.facts.settings.url or self.collection == collection_in(self._directory)):
             raise InputError(
                 f"collection {self.collection!r} of "
-                f"{_place(self.facts.settings.url, self._directory)} holds {held} rows of "
+                f"{_place(self.facts.settings, self._directory)} holds {held} rows of "
                 "other vectors; name another with --collection, or drop it first"
             )
         return held > 0
@@ -448,7 +498,7 @@ class MilvusIndex(CodedIndex):
             return getattr(self._client, what)(self.collection, **arguments)
         except errors as error:
             raise InputError(
-                f"{_place(self.facts.settings.url, self._directory)}: {what}: {error.message}"
+                f"{_place(self.facts.settings, self._directory)}: {what}: {error.message}"
             ) from error
 
 
@@ -476,7 +526,17 @@ def _best(
         for score, row in found
         if row not in barred and (hidden is None or not bool(hidden[row]))
     ]
-    return sorted(left, key=lambda one: (-one[0], one[1]))
+    return _in_order(left)
+
+
+def _in_order(found: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return (score, row) by score, the higher first, then by row, the lower first."""
+    return sorted(found, key=lambda one: (-one[0], one[1]))
+
+
+def _both(one: str, other: str) -> str:
+    """Return the filter that both conditions make; "" is none."""
+    return " and ".join(filter(None, (one, other)))
 
 
 def _pymilvus(*, embedded: bool) -> Any:
@@ -493,9 +553,9 @@ def _pymilvus(*, embedded: bool) -> Any:
     return pymilvus
 
 
-def _connect(url: str, directory: Path, token: str | None) -> Any:
-    pymilvus = _pymilvus(embedded=not url)
-    place = _place(url, directory)
+def _connect(settings: IndexSettings, directory: Path, token: str | None) -> Any:
+    pymilvus = _pymilvus(embedded=not settings.url)
+    place = _place(settings, directory)
     try:
         return pymilvus.MilvusClient(place, token=token or os.environ.get(TOKEN, ""))
     except Exception as error:
@@ -505,8 +565,8 @@ def _connect(url: str, directory: Path, token: str | None) -> Any:
         ) from error
 
 
-def _place(url: str, directory: Path) -> str:
-    return url or str((directory / DATABASE).resolve())
+def _place(settings: IndexSettings, directory: Path) -> str:
+    return settings.url or str((directory / settings.database).resolve())
 
 
 def collection_in(directory: Path) -> str:

@@ -42,6 +42,8 @@ class IndexSettings:
     """milvus: the server's URL; a file in the index directory if empty."""
     collection: str = ""
     """milvus: name of the collection; made from the fingerprint if empty."""
+    database: str = "milvus.db"
+    """milvus without a URL: name of the database in the index directory."""
     recall_k: int = 100
     """Rows per query when recall against exact search is measured at build time."""
     recall_queries: int = 128
