@@ -45,6 +45,12 @@ def test_save_and_load(tmp_path, vectors, dtype, mmap):
     assert torch.equal(again.search(query, 9).rows, index.search(query, 9).rows)
 
 
+def test_vectors_go_to_a_device_without_a_copy_in_memory_first(tmp_path, index, monkeypatch):
+    index.save(tmp_path / "index")
+    monkeypatch.setattr(torch.Tensor, "clone", None)
+    assert FlatIndex.load(tmp_path / "index", device="meta").device.type == "meta"
+
+
 def test_manifest_says_what_is_there(tmp_path, index, fingerprint, corpus):
     index.save(tmp_path / "index")
     raw = (tmp_path / "index" / "embeddings.bin").read_bytes()

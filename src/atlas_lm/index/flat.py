@@ -361,7 +361,8 @@ class FlatIndex:
         manifest: Manifest = read_manifest(path, kind="flat")
         embeddings = map_embeddings(path, manifest, verify=verify)
         mapped = mmap and torch.device(device).type == "cpu"
-        embeddings = embeddings if mapped else embeddings.clone().to(device)
+        if not mapped:
+            embeddings = embeddings.to(device, copy=True)
         row_steps = None
         if "row_steps" in manifest.arrays:
             shape = [manifest.count]
