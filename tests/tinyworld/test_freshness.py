@@ -66,6 +66,15 @@ def test_a_partial_refresh_costs_its_budget(run, tmp_path):
     assert 1 <= last["steps_since_refresh"] < 6
 
 
+def test_a_partial_refresh_of_a_filtered_run_embeds_what_can_be_found(run, tmp_path):
+    store = open_run(run)[0].store
+    ids = [passage.id for passage in store.passages(range(12))]
+    train_joint(run, tmp_path / "run", *QUICK, *PARTIAL, f"context.where=id in {ids}")
+    last = logged(tmp_path / "run")[-1]
+    assert last["passages_embedded"] == 5 * 12
+    assert last["probe_embedded"] == 6 * 12
+
+
 def test_query_side_training_is_always_fresh(run, tmp_path):
     options = ("staleness.query_side=true", "staleness.refresh_schedule=never")
     train_joint(run, tmp_path / "run", *QUICK, *options)
