@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from atlas_lm.index import build
+from atlas_lm.index import faiss as faiss_kind
 from atlas_lm.index.settings import IndexSettings
-from atlas_lm.index.size import ROW_OF_STORE, default_lists, index_size
+from atlas_lm.index.size import ROW_OF_STORE, default_lists, index_size, training_rows
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
@@ -113,6 +114,29 @@ def test_bytes_of_a_factory_string_are_those_of_faiss(factory):
 )
 def test_names_of_kinds(asked, kind):
     assert index_size(asked, rows=37_000_000, dim=768).kind == kind
+
+
+def test_a_plan_samples_as_many_vectors_as_training_does():
+    faiss = pytest.importorskip("faiss")
+    settings = IndexSettings(kind="faiss", factory="IVF16,SQ8")
+    assert training_rows(16) == 262_144
+    assert training_rows(65536) == 39 * 65536
+    seen = []
+
+    class Trained:
+        def train(self, vectors):
+            seen.append(len(vectors))
+            raise RuntimeError("enough")
+
+    real, lists = faiss.index_factory, faiss_kind._lists
+    try:
+        faiss.index_factory, faiss_kind._lists = lambda *_: Trained(), lambda *_: 10_000
+        with pytest.raises(InputError, match="enough"):
+            faiss_kind.train(settings, torch.zeros(400_000, 1))
+    finally:
+        faiss.index_factory, faiss_kind._lists = real, lists
+    planned = index_size("IVF10000,SQ8", rows=400_000, dim=1).training_bytes
+    assert seen == [planned / 4] == [390_000]
 
 
 def test_numbers_by_hand():

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from atlas_lm.index import IndexSettings, kinds
 from atlas_lm.planning import Machine, Throughput, assumed, measured, stages, state_bytes
 from atlas_lm.planning.stages import PROCESS_BYTES
 from atlas_lm.planning.work import training_cost
+from tests.index.conftest import DIM
+from tests.index.keeping import built, write
 from tests.planning.small import RealStep, encoder, fid, request
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
+building = sys.modules["atlas_lm.index.build"]  # the package's name is the function
 MACHINE = Machine(ram_bytes=10**10, disk_bytes=10**12, cores=1)
 ONE = Throughput(
     embed_flops=1e9,
@@ -93,17 +97,66 @@ def test_the_world_splits_rows():
 
 
 def test_on_a_gpu_models_and_index_are_there():
-    cpu, gpu = by_name(request(passages=10**6)), by_name(request(passages=10**6, device="cuda"))
+    there = {"device": "cuda", "index_device": "cuda"}
+    cpu, gpu = by_name(request(passages=10**6)), by_name(request(passages=10**6, **there))
     for name in ("search", "train step", "generate"):
         assert gpu[name].gpu_bytes >= cpu[name].mapped_bytes
         assert gpu[name].mapped_bytes == 0
         assert cpu[name].gpu_bytes == 0
         assert gpu[name].ram_bytes < cpu[name].ram_bytes
-    coded = by_name(request(passages=10**6, world=4, device="cuda", index="ivfpq8"))
-    alone = by_name(request(passages=10**6, device="cuda", index="ivfpq8"))
+    coded = by_name(request(passages=10**6, world=4, index="ivfpq8", **there))
+    alone = by_name(request(passages=10**6, index="ivfpq8", **there))
     assert coded["search"].mapped_bytes == alone["search"].mapped_bytes  # it cannot be cut
     assert coded["refresh"].seconds == coded["build"].seconds
     assert coded["search"].gpu_bytes == 0  # faiss searches on the CPU
+
+
+@pytest.mark.parametrize(("index", "width"), [("fp16", 2 * 64), ("fp32", 4 * 64), ("int8", 68)])
+def test_a_gpu_holds_vectors_of_a_flat_index_and_codes_of_int8(index, width):
+    asked = request(passages=10**6, index=index, index_device="cuda")
+    search = by_name(asked)["search"]
+    assert search.gpu_bytes == 10**6 * width
+    assert search.seconds == pytest.approx(10**6 * width / 1e9)
+    models_alone = by_name(dataclasses.replace(asked, device="cuda", index_device="cpu"))
+    assert models_alone["search"].gpu_bytes == 0
+    assert models_alone["search"].mapped_bytes == 10**6 * 68  # codes are read first
+
+
+@pytest.mark.parametrize("kind", ["flat", "int8", "binary", "binary with vectors"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_disk_of_a_build_at_its_most_is_what_one_takes(tmp_path, monkeypatch, kind, dtype):
+    """Vectors in the unfinished build, codes in unnamed files, then codes in the index."""
+    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+    rooms, most = [], []
+    room, finish = kinds._room, building.finish
+
+    def counted(shape, of, directory):
+        made = room(shape, of, directory)
+        rooms.append(made.numel() * made.element_size())
+        return made
+
+    def measured(*given, **named):
+        places = [tmp_path / "index", tmp_path / "index.partial"]
+        files = [one.stat() for place in places for one in place.iterdir()]
+        sizes = {one.st_ino: one.st_size for one in files if one.st_size > 1000}
+        most.append(sum(sizes.values()) + sum(rooms))
+        return finish(*given, **named)
+
+    monkeypatch.setattr(kinds, "_room", counted)
+    monkeypatch.setattr(building, "finish", measured)
+    texts = {f"p{row}": f"text {row}" for row in range(2000)}
+    settings = IndexSettings(
+        kind=kind.split()[0],
+        dtype={"fp32": "float32", "fp16": "float16"}[dtype],
+        keep_vectors=" " in kind,
+        recall_queries=0,
+    )
+    built(tmp_path / "index", [write(tmp_path / "corpus.jsonl", texts)], settings=settings)
+    asked = request(
+        passages=2000, dim=DIM, index=kind.split()[0], dtype=dtype, keep_vectors=" " in kind
+    )
+    planned = by_name(dataclasses.replace(asked, retriever=encoder(1), reader=None))["build"]
+    assert planned.disk_bytes == pytest.approx(most[0], rel=0.01)
 
 
 def test_accumulation_takes_time_and_keeps_gradients():

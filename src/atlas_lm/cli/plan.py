@@ -25,7 +25,7 @@ from atlas_lm.planning import (
     planned_model,
     this_machine,
 )
-from atlas_lm.planning.stages import share_of, size_of
+from atlas_lm.planning.placing import share_of, size_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.memory import parse_bytes
@@ -56,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
     machine = _machine(args)
     request = _request(args, machine)
     if args.measure:
-        if request.device != "cpu":
-            raise InputError("--measure times this machine's CPU; leave out --device cuda")
+        if "cuda" in (request.device, request.index_device):
+            raise InputError(
+                "--measure times this machine's CPU; give --device cpu and leave out "
+                "--index-device cuda"
+            )
         notice("measuring this machine for some seconds...")
         speed = measured(request, directory=Path(args.out) if args.out else None)
     else:
@@ -105,10 +108,16 @@ def _add_corpus(group: Any) -> None:
     group.add_argument("--dim", type=int, metavar="N", help="default: the retriever's")
     group.add_argument(
         "--index",
-        default="fp16",
+        default="flat",
         metavar="KIND",
-        help="fp32, fp16, bf16, int8, binary, milvus, or a faiss factory string such as "
-        "IVF65536,PQ64 or ivfpq64 (default: fp16)",
+        help="flat (or fp32, fp16, bf16: flat of that dtype), int8, binary, milvus, or a faiss "
+        "factory string such as IVF65536,PQ64 or ivfpq64 (default: flat)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=["fp32", "fp16", "bf16"],
+        default="fp32",
+        help="of full-precision vectors (default: fp32, as index build)",
     )
     group.add_argument("--keep-vectors", action="store_true", help="full precision beside codes")
     group.add_argument("--passage-bytes", type=int, default=614, metavar="N", help="on average")
@@ -150,6 +159,12 @@ def _add_machine(group: Any) -> None:
     group.add_argument("--world", type=int, default=1, metavar="N", help="processes in all")
     group.add_argument("--machines", type=int, default=1, metavar="N", help="they run on")
     group.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    group.add_argument(
+        "--index-device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where the index is searched (default: cpu)",
+    )
     group.add_argument("--ram", metavar="SIZE", help="memory of a machine, such as 64GB")
     group.add_argument("--gpu-memory", metavar="SIZE", help="memory of a GPU, such as 80GB")
     group.add_argument("--disk", metavar="SIZE", help="free disk space")
@@ -202,16 +217,17 @@ def _retriever(args: argparse.Namespace) -> PlannedModel:
 def _show(plan: Plan) -> None:
     console = Console()
     request, machine = plan.request, plan.machine
+    uses_gpu = "cuda" in (request.device, request.index_device)
     size = size_of(request, request.passages)
     table = Table(
         "stage",
-        *(f"{what}\n{of}" for what, of in _COLUMNS if what != "GPU" or request.device == "cuda"),
+        *(f"{what}\n{of}" for what, of in _COLUMNS if what != "GPU" or uses_gpu),
         "time",
         title=f"{request.passages:,} passages, index {size.kind}: "
         f"{size.bytes_per_vector:,.0f} bytes a vector, {_bytes(size.disk_bytes)}",
     )
     for stage in plan.stages:
-        gpu = [_bytes(stage.gpu_bytes)] if request.device == "cuda" else []
+        gpu = [_bytes(stage.gpu_bytes)] if uses_gpu else []
         table.add_row(
             stage.name,
             _bytes(stage.ram_bytes),

@@ -108,7 +108,8 @@ def check_factory(settings: IndexSettings, count: int, dim: int) -> None:
         inner = faiss.downcast_index(inner.index)
     codes = getattr(inner, "pq", None)
     needed = max(_lists(faiss, index), 0 if codes is None else int(codes.ksub))
-    trained_on = min(count, settings.train_rows)
+    sampled = settings.train_rows or training_rows(_lists(faiss, index))
+    trained_on = min(count, sampled)
     if trained_on < needed:
         raise InputError(
             f"faiss {factory!r} is trained on at least {needed} vectors, and these are "
@@ -126,9 +127,7 @@ def resolved_factory(factory: str, count: int) -> str:
     return re.sub(r"IVF(?=,|_|$)", f"IVF{lists}", factory)
 
 
-def _sample(
-    embeddings: Float[Tensor, "n dim"], count: int, seed: int
-) -> Float[Tensor, "some dim"]:
+def _sample(embeddings: Float[Tensor, "n dim"], count: int, seed: int) -> Float[Tensor, "some dim"]:
     if len(embeddings) <= count:
         return embeddings.float().cpu()
     generator = np.random.default_rng(seed)

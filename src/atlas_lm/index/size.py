@@ -41,6 +41,16 @@ class IndexSize:
     """Whether its files are mapped, so that processes on a machine share them."""
 
     @property
+    def gpu_bytes(self) -> int:
+        """Bytes a GPU holds, all read by every search there; 0 for a kind that none searches.
+
+        A flat index has its vectors there, not the codes that are read first on a CPU.
+        """
+        if self.exact:
+            return self.cold_bytes or self.hot_bytes
+        return self.hot_bytes if self.kind == "int8" else 0
+
+    @property
     def disk_bytes(self) -> int:
         """Bytes of the directory, without passages."""
         return self.hot_bytes + self.cold_bytes
@@ -135,7 +145,7 @@ def _faiss(factory: str, rows: int, dim: int, cold: int) -> IndexSize:
     if not read.stored:
         names.append("Flat")
         read._code(4 * read.dim)
-    train = min(rows, max(262_144, 39 * read.lists)) * dim * 4
+    train = min(rows, training_rows(read.lists)) * dim * 4
     return IndexSize(
         kind=",".join(names),
         rows=rows,
@@ -159,6 +169,14 @@ def _scanned(read: _Factory) -> float:
     if read.graph:
         return min(1.0, 128 * 64 / read.rows)
     return min(1.0, read.probes / read.lists) if read.lists else 1.0
+
+
+def training_rows(lists: int) -> int:
+    """Return how many vectors a faiss index is trained on: at least 39 for each of its lists.
+
+    Of fewer faiss warns that its centroids are poor.
+    """
+    return max(262_144, 39 * lists)
 
 
 def default_lists(rows: int) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from atlas_lm.planning.machine import Machine
+from atlas_lm.planning.placing import size_of
 from atlas_lm.planning.request import PlanRequest
-from atlas_lm.planning.stages import Stage, size_of, stages
+from atlas_lm.planning.stages import Stage, stages
 from atlas_lm.planning.throughput import Throughput
 
 USABLE = 0.9
@@ -102,6 +103,9 @@ def _candidates(request: PlanRequest, machine: Machine) -> Iterator[Candidate]:
     def change(**fields: object) -> Callable[[PlanRequest], PlanRequest]:
         return lambda one: dataclasses.replace(one, **fields)  # type: ignore[arg-type]
 
+    if request.index_device == "cuda":
+        why = "searched in the machine's memory"
+        yield "--index-device cpu", why, change(index_device="cpu")
     lists = "ivfpq64" if request.dim % 64 == 0 else "ivf,sq8"
     if request.device == "cuda" and request.precision == "fp32":
         why = "half the activations, and several times faster"

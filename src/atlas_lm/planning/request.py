@@ -13,6 +13,7 @@ from atlas_lm.runtime.errors import InputError
 Objective = Literal["pdist", "emdr2", "loop", "adist", "none"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["cpu", "cuda"]
+VectorDtype = Literal["fp32", "fp16", "bf16"]
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 
 
@@ -24,8 +25,11 @@ class PlanRequest:
     """Passages in the corpus."""
     dim: int
     """Components of an embedding."""
-    index: str = "fp16"
-    """Kind of index: fp32, fp16, bf16, int8, binary, or a faiss factory string."""
+    index: str = "flat"
+    """Kind of index: flat or its dtype (fp32, fp16, bf16), int8, binary, or a faiss factory
+    string."""
+    dtype: VectorDtype = "fp32"
+    """How full-precision vectors are stored: those kept, and those that codes are made from."""
     keep_vectors: bool = False
     """Keep full-precision vectors beside codes, on disk, to rescore from."""
     retriever: PlannedModel
@@ -37,7 +41,9 @@ class PlanRequest:
     machines: int = 1
     """Machines they run on."""
     device: Device = "cpu"
-    """Where the models run, and the index is searched where its kind can be."""
+    """Where the models run."""
+    index_device: Device = "cpu"
+    """Where the index is searched, if its kind can be: flat and int8 on a GPU."""
     n_context: int = 5
     """Passages read per query."""
     n_rerank: int = 0

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from atlas_lm.index.size import ROW_OF_STORE, WIDTH, IndexSize, index_size
+from atlas_lm.index.size import ROW_OF_STORE, WIDTH, IndexSize
 from atlas_lm.planning import work
 from atlas_lm.planning.counting import parameter_bytes
 from atlas_lm.planning.machine import Machine
 from atlas_lm.planning.models import PlannedModel
+from atlas_lm.planning.placing import bytes_on_gpu, scan_seconds, share_of, size_of
 from atlas_lm.planning.request import PlanRequest
 from atlas_lm.planning.throughput import Throughput
 
@@ -69,17 +70,6 @@ def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[St
     return found
 
 
-def size_of(request: PlanRequest, rows: int) -> IndexSize:
-    """Return the size of the planned index over some rows."""
-    return index_size(request.index, rows=rows, dim=request.dim, keep_vectors=request.keep_vectors)
-
-
-def share_of(request: PlanRequest) -> IndexSize:
-    """Return the size of what one process opens: its share, or the whole where none can be cut."""
-    whole = size_of(request, request.passages)
-    return size_of(request, request.rows_of_rank) if whole.divisible else whole
-
-
 def weights_bytes(model: PlannedModel) -> int:
     """Return the bytes of a model's weights in float32."""
     return parameter_bytes(model.built())
@@ -89,13 +79,15 @@ def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
     cost, batch = work.embedding_cost(request)
     weights = weights_bytes(request.retriever)
     rows = request.passages
-    full = rows * request.dim * WIDTH.get(size.kind, 2)
+    full = rows * request.dim * WIDTH[size.kind if size.exact else request.dtype]
     seconds = (
         rows * cost.flops / batch / speed.embed_flops
         + rows * request.embedded_tokens / speed.tokenize_tokens
         + (full + size.disk_bytes) / speed.disk_bytes
     )
     linked = size.exact or request.keep_vectors  # the vectors stay where they were written
+    made = size.hot_bytes + (0 if linked else size.cold_bytes)
+    copies = 2 if size.exact or size.kind in ("int8", "binary") else 1  # codes are made in a file
     held = PASSAGES_AT_A_TIME * (4 * request.dim + 3 * request.passage_bytes)
     model = {"retriever": float(weights), "activations": cost.peak_bytes}
     own = {"batch": float(held), "faiss training sample": float(size.training_bytes)}
@@ -106,7 +98,7 @@ def _build(request: PlanRequest, size: IndexSize, speed: Throughput) -> Stage:
         name="build",
         model=model,
         own=own,
-        disk_bytes=full + size.hot_bytes + (0 if linked else size.cold_bytes),
+        disk_bytes=full + copies * made,
         seconds=seconds,
         per=f"in all, {rows / seconds:,.0f} passages/s in one process",
         parallel=False,
@@ -131,7 +123,7 @@ def _search(request: PlanRequest, share: IndexSize, machine: Machine, speed: Thr
     own = {"scores and candidates": float(queries * request.topk * 64)}
     codes = share.rows * request.dim
     first_pass = share.exact or share.kind == "int8"
-    if request.device == "cpu" and first_pass and codes <= machine.ram_bytes / PACKED_SHARE:
+    if request.index_device == "cpu" and first_pass and codes <= machine.ram_bytes / PACKED_SHARE:
         own["codes packed for small batches"] = float(codes)
     if share.cold_bytes:
         own["rescored rows, read from disk"] = 0.0
@@ -140,7 +132,7 @@ def _search(request: PlanRequest, share: IndexSize, machine: Machine, speed: Thr
         name="search",
         index=share,
         own=own,
-        seconds=share.hot_bytes * share.scanned_share / speed.scan_bytes,
+        seconds=scan_seconds(request, share, speed),
         per=f"per batch of {queries} queries, top {request.topk}",
     )
 
@@ -163,7 +155,7 @@ def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
     seconds = (
         request.accumulation_steps * cost.flops / speed.train_flops
         + 4 * trained / speed.update_bytes
-        + request.accumulation_steps * share.hot_bytes * share.scanned_share / speed.scan_bytes
+        + request.accumulation_steps * scan_seconds(request, share, speed)
     )
     queries = request.bsz * request.accumulation_steps * request.world
     passages = request.bsz * request.accumulation_steps * request.n_context
@@ -240,7 +232,7 @@ def _generate(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stag
     seconds = (
         cost.flops / speed.read_flops
         + request.target_tokens * per_token / speed.decode_bytes
-        + share.hot_bytes * share.scanned_share / speed.scan_bytes
+        + scan_seconds(request, share, speed)
     )
     model = {
         "weights": float(weights_bytes(reader) + weights_bytes(request.retriever)),
@@ -269,23 +261,21 @@ def _placed(
     disk_bytes: float = 0.0,
     parallel: bool = True,
 ) -> Stage:
-    """Return a stage with the models, and an index that can live there, on the planned device."""
+    """Return a stage with the models, and an index that can live there, on the planned devices."""
     models, owns = dict(model or {}), dict(own or {})
     on_gpu = request.device == "cuda"
     if name == "train step" and not on_gpu:
         owns["allocator"] = ALLOCATOR_SLACK * sum(models.values())
-    mapped = float(index.hot_bytes) if index else 0.0
+    held = bytes_on_gpu(request, index) if index else 0
+    mapped = float(index.hot_bytes) if index and not held else 0.0
     ram = PROCESS_BYTES + sum(owns.values()) + (0.0 if on_gpu else sum(models.values()))
-    gpu = sum(models.values()) if on_gpu else 0.0
+    gpu = held + (sum(models.values()) if on_gpu else 0.0)
     parts = {"process": float(PROCESS_BYTES), **models, **owns}
-    if index is not None and on_gpu and (index.exact or index.kind == "int8"):
-        gpu += index.hot_bytes
-        mapped = 0.0
     if index is not None and not index.mapped:
         ram += mapped
         mapped = 0.0
     if index is not None:
-        parts["index"] = float(index.hot_bytes)
+        parts["index"] = float(held or index.hot_bytes)
     return Stage(
         name=name,
         ram_bytes=ram,

@@ -78,7 +78,7 @@ def assumed(request: PlanRequest, machine: Machine) -> Throughput:
         train_flops=flops,
         read_flops=flops,
         decode_bytes=memory / 2,
-        scan_bytes=memory,
+        scan_bytes=1e10 if request.index_device == "cpu" else 1e12,
         update_bytes=memory,
     )
 

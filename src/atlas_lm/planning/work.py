@@ -32,6 +32,8 @@ def _essential(request: PlanRequest) -> PlanRequest:
         request.without_adapters,
         passages=1,
         index="",
+        dtype="fp32",
+        index_device="cpu",
         keep_vectors=False,
         world=1,
         machines=1,
