@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import errno
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 from atlas_lm.index import FlatIndex, build, read_manifest
-from atlas_lm.index.kinds import encode
+from atlas_lm.index.coded import Facts
+from atlas_lm.index.faiss import FaissIndex, train
+from atlas_lm.index.kinds import disk_needed, encode
 from atlas_lm.index.opening import KINDS, open_index
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.runtime.errors import InputError
 from tests.index.coded import clustered
 from tests.index.conftest import make_fingerprint
 
@@ -76,3 +83,58 @@ def test_given_queries_are_what_recall_is_measured_with(tmp_path):
 
 def test_every_coded_kind_can_be_opened():
     assert {"flat", "int8", "binary", "faiss"} <= set(KINDS)
+
+
+@pytest.mark.parametrize("kind", ["flat", "int8", "binary"])
+def test_a_full_disk_is_an_error_before_codes_are_made(
+    kind, store, embed, fingerprint, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match="disk is full"):
+        build(
+            store,
+            embed,
+            tmp_path / "index",
+            fingerprint=fingerprint,
+            settings=IndexSettings(kind=kind, recall_queries=0),
+        )
+    assert not (tmp_path / "index").exists()
+
+
+def test_the_room_that_codes_need_is_asked_for_beforehand(
+    store, embed, fingerprint, tmp_path, monkeypatch
+):
+    seen = []
+    usage = shutil.disk_usage(tmp_path)
+
+    def small(path):
+        seen.append(path)
+        return usage._replace(free=1100 if len(seen) > 1 else usage.free)
+
+    monkeypatch.setattr("shutil.disk_usage", small)
+    with pytest.raises(InputError, match="disk is full"):
+        build(
+            store,
+            embed,
+            tmp_path / "index",
+            fingerprint=fingerprint,
+            settings=IndexSettings(kind="int8", recall_queries=0),
+        )
+    assert disk_needed(IndexSettings(kind="int8"), 50, 8) == 2 * 50 * 12
+    assert disk_needed(IndexSettings(kind="binary", keep_vectors=True), 50, 8) == 2 * 50 * 5
+    assert disk_needed(IndexSettings(first_pass=False), 50, 8) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_faiss_finds_full_is_no_fault_of_the_index():
+    pytest.importorskip("faiss")
+    vectors = clustered(4000, 16)
+    settings = IndexSettings(kind="faiss", factory="Flat", recall_queries=0)
+    facts = Facts(count=4000, settings=settings, fingerprint=make_fingerprint(dim=16))
+    index = FaissIndex(facts, train(settings, vectors))
+    with pytest.raises(OSError, match="No space left") as caught:
+        index.arrays()["faiss"](Path("/dev/full"))
+    assert caught.value.errno == errno.ENOSPC

@@ -30,7 +30,7 @@ from atlas_lm.index.directory import (
 )
 from atlas_lm.index.exact import check_dim, check_finite
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manifest
-from atlas_lm.index.kinds import Encoded, check_possible, encode
+from atlas_lm.index.kinds import Encoded, check_possible, disk_needed, encode
 from atlas_lm.index.milvus import MilvusIndex, collection_in
 from atlas_lm.index.milvus_filter import described
 from atlas_lm.index.opening import load_vectors
@@ -273,7 +273,7 @@ class Partial:
         further = dict(arrays or {})
         if len(hidden):
             further["deleted"] = torch.from_numpy(hidden)
-        with new_files(self.out, needed_bytes=0):
+        with new_files(self.out, disk_needed(settings, count, dim)):
             vectors = map_rows(self.vectors, DTYPES[self.dtype], count, dim)
             encoded = self._encoded(vectors, settings, store)
             target = self._linked() if settings.keeps_vectors else None

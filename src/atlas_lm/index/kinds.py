@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +19,7 @@ from atlas_lm.index.int8 import Int8Index
 from atlas_lm.index.milvus import Metadata, MilvusIndex
 from atlas_lm.index.recall import measure_recall
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.shares import mapped_room
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.index.vectors import Int8Vectors, encode_int8
 from atlas_lm.runtime.errors import InputError
@@ -63,7 +62,8 @@ def encode(
     """Return the codes of mapped vectors, made in bounded memory, and their recall.
 
     Codes live in unnamed files in ``directory`` until the result is dropped, so memory holds
-    little of them; an index of faiss is held whole.
+    little of them; the disk has room for them before they are made. An index of faiss is held
+    whole.
 
     Args:
         settings: which kind.
@@ -74,7 +74,7 @@ def encode(
         metadata: fields that a database stores with each row.
 
     Raises:
-        InputError: a library is missing or cannot build the kind.
+        InputError: a library is missing or cannot build the kind, or the disk is full.
     """
     if settings.kind == "flat":
         codes = _int8(embeddings, directory)
@@ -88,6 +88,20 @@ def encode(
     index = maker(facts, _Rows(embeddings, vectors, metadata), directory)
     recall = measure_recall(index, embeddings, settings, queries)
     return Encoded(arrays=index.arrays(), settings=index.facts.settings.as_dict(), recall=recall)
+
+
+def disk_needed(settings: IndexSettings, count: int, dim: int) -> int:
+    """Return the bytes of disk that making codes takes beside the vectors; 0 where not known.
+
+    Codes are there twice until the index is written: where they are made, and as its files.
+    """
+    signs, codes = -(-dim // 8) + 4, dim + 4
+    a_row = {
+        "flat": codes if settings.first_pass else 0,
+        "int8": codes,
+        "binary": signs if settings.keep_vectors else signs + codes,
+    }
+    return 2 * count * a_row.get(settings.kind, 0)
 
 
 def check_possible(
@@ -112,8 +126,8 @@ def _make_int8(facts: Facts, made_of: _Rows, directory: Path) -> Int8Index:
 
 def _make_binary(facts: Facts, made_of: _Rows, directory: Path) -> BinaryIndex:
     count, dim = made_of.embeddings.shape
-    bits = _room((count, -(-dim // 8)), torch.uint8, directory)
-    worth = _room((count,), torch.float32, directory)
+    bits = mapped_room(directory, count, -(-dim // 8), torch.uint8)
+    worth = mapped_room(directory, count, 1, torch.float32)[:, 0]
     for rows in _slices(count):
         some = encode_signs(made_of.embeddings[rows])
         bits[rows], worth[rows] = some.bits, some.worth
@@ -142,8 +156,8 @@ _MAKERS: dict[str, Callable[[Facts, _Rows, Path], CodedIndex]] = {
 def _int8(embeddings: Float[Tensor, "n dim"], directory: Path) -> Int8Vectors:
     """Return the vectors' int8 codes, in unnamed files."""
     count, dim = embeddings.shape
-    codes = _room((count, dim), torch.uint8, directory)
-    scales = _room((count,), torch.float32, directory)
+    codes = mapped_room(directory, count, dim, torch.uint8)
+    scales = mapped_room(directory, count, 1, torch.float32)[:, 0]
     for rows in _slices(count):
         some = encode_int8(embeddings[rows])
         codes[rows], scales[rows] = some.codes, some.scales
@@ -152,12 +166,3 @@ def _int8(embeddings: Float[Tensor, "n dim"], directory: Path) -> Int8Vectors:
 
 def _slices(count: int) -> list[slice]:
     return [slice(start, start + CODED_AT_ONCE) for start in range(0, count, CODED_AT_ONCE)]
-
-
-def _room(shape: Sequence[int], dtype: torch.dtype, directory: Path) -> Tensor:
-    """Return a tensor that lives in a file without a name, which goes when the tensor goes."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    with tempfile.TemporaryFile(dir=directory) as file:
-        file.truncate(size)
-        room = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
-    return torch.from_numpy(room).view(dtype).view(*shape)
