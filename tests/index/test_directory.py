@@ -11,6 +11,12 @@ import pytest
 import torch
 
 from atlas_lm.index import FlatIndex, PassageFiles, open_index, read_manifest, storage
+from atlas_lm.index.coded import Facts
+from atlas_lm.index.directory import writing
+from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.parted import PartedIndex
+from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.vectors import encode_int8
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
@@ -301,3 +307,18 @@ def test_index_without_passages(tmp_path, vectors, corpus, fingerprint):
     with pytest.raises(InputError, match="saved without its passages"):
         open_index(tmp_path / "index")
     assert len(open_index(tmp_path / "index", passages=[corpus])[1]) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["flat", "parts", "int8"])
+def test_saving_claims_the_directory(tmp_path, index, kind):
+    if kind == "parts":
+        index = PartedIndex([index], [3])
+    if kind == "int8":
+        facts = Facts(
+            count=COUNT, settings=IndexSettings(kind="int8"), fingerprint=index.fingerprint
+        )
+        index = Int8Index(facts, encode_int8(index.embeddings), None)
+    with writing(tmp_path / "index"), pytest.raises(InputError, match="is writing this index"):
+        index.save(tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    index.save(tmp_path / "index")

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from atlas_lm.index.codes import Int8Scan, load_codes, supported
+from atlas_lm.index.directory import writing
 from atlas_lm.index.exact import (
     check_dim,
     check_finite,
@@ -317,19 +318,20 @@ class FlatIndex:
             copy_passages: put a copy of the passages into the directory instead of their names.
 
         Raises:
-            InputError: the directory holds something else, or the disk is full.
+            InputError: the directory holds something else, is being written, or the disk is full.
         """
         passages = passages or self.passage_files
-        self.passage_files = write_index(
-            Path(path),
-            self._embeddings,
-            kind="flat",
-            step=self.step,
-            fingerprint=self.fingerprint,
-            passages=passages,
-            copy_passages=copy_passages or (passages is not None and passages.copied),
-            arrays=self._arrays(),
-        ).passages
+        with writing(path):
+            self.passage_files = write_index(
+                Path(path),
+                self._embeddings,
+                kind="flat",
+                step=self.step,
+                fingerprint=self.fingerprint,
+                passages=passages,
+                copy_passages=copy_passages or (passages is not None and passages.copied),
+                arrays=self._arrays(),
+            ).passages
 
     def _arrays(self) -> dict[str, Tensor]:
         codes = self.codes

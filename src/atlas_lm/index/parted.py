@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from atlas_lm.index.base import Index
+from atlas_lm.index.directory import writing
 from atlas_lm.index.exact import check_queries, excluded_pairs, sort_found
 from atlas_lm.index.files import Fingerprint, PassageFiles
 from atlas_lm.index.member import NO_VECTORS, Window, steps_of, vectors_of
@@ -226,22 +227,23 @@ class PartedIndex:
         """Write the whole as one flat index directory; dead rows stay dead.
 
         Raises:
-            InputError: a part keeps no vectors, the directory holds something else, or the disk
-                is full.
+            InputError: a part keeps no vectors, the directory holds something else or is being
+                written, or the disk is full.
         """
         arrays = {} if self._live is None else {"deleted": torch.from_numpy(self.deleted)}
         steps = self.row_steps
-        self.passage_files = write_index(
-            Path(path),
-            self.embeddings,
-            kind="flat",
-            step=self.step,
-            fingerprint=self.fingerprint,
-            passages=passages or self.passage_files,
-            copy_passages=copy_passages,
-            arrays=arrays if steps is None else {**arrays, "row_steps": steps},
-            deleted=len(self.deleted),
-        ).passages
+        with writing(path):
+            self.passage_files = write_index(
+                Path(path),
+                self.embeddings,
+                kind="flat",
+                step=self.step,
+                fingerprint=self.fingerprint,
+                passages=passages or self.passage_files,
+                copy_passages=copy_passages,
+                arrays=arrays if steps is None else {**arrays, "row_steps": steps},
+                deleted=len(self.deleted),
+            ).passages
 
     def _with(self, parts: Sequence[Index], deleted: NDArray[np.int64]) -> PartedIndex:
         other = PartedIndex(parts, deleted, passages=self.passage_files)
