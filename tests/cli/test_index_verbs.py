@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,19 @@ def test_damage_is_named_and_exits_with_2(index, encoder, tmp_path, capsys):
 
 def retrieved(capsys, *words) -> list[str]:
     return [one["id"] for one in said(capsys, *words)["examples"][0]["passages"]]
+
+
+def test_an_index_is_of_the_step_of_its_encoder(passages, tiny, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny.drawn / "retriever", model / "retriever")
+    (model / "run.json").write_text('{"step": 40}')
+    build = ["index", "build", "--passages", passages, "--retriever", model / "retriever"]
+    assert said(capsys, *build, "--out", tmp_path / "noted")["steps"] == {"40": 1.0}
+    assert said(capsys, *build, "--out", tmp_path / "said", "--step", 7)["steps"] == {"7": 1.0}
+    (model / "retriever" / "run.json").write_text('{"step": 41}')
+    refresh = ["index", "refresh", tmp_path / "said", "--retriever", model / "retriever"]
+    said(capsys, *refresh)
+    assert said(capsys, "index", "info", tmp_path / "said")["steps"] == {"41": 1.0}
 
 
 def test_filters_and_stacks(index, encoder, tmp_path, capsys):

@@ -55,6 +55,8 @@ def test_contriever_runs_small_over_any_encoder_and_opens_again(bert, files, tmp
     options = [*FIT, *LENGTHS, corpora(files["wiki"], files["web"]), f'encoder.path="{bert}"']
     result = trained(capsys, "contriever", tmp_path / "run", *options, "contrastive.queue_size=8")
     assert result["passages"] == 40
+    noted = json.loads((Path(result["retriever"]) / "run.json").read_text())
+    assert noted == {"step": result["steps"]}
     opened = BiEncoder.from_pretrained(result["retriever"])
     assert opened.settings.pooling == "mean"
     start = BiEncoder.from_pretrained(bert, settings=opened.settings)

@@ -12,7 +12,8 @@ from typing import Any
 from atlas_lm import __version__
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.inspect_run import read_rows
-from atlas_lm.cli.joint import MODEL_STEP, open_halves
+from atlas_lm.cli.joint import open_halves
+from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.config import RunConfig, load_recipe, read_toml, save_recipe
 from atlas_lm.evaluation.model_card import CardFacts, model_card
 from atlas_lm.model import Atlas

@@ -18,6 +18,7 @@ from atlas_lm.cli.common import (
     print_json,
 )
 from atlas_lm.cli.device import device
+from atlas_lm.cli.steps import add_step_argument, step_of
 from atlas_lm.index import Fingerprint, IndexSettings, build
 from atlas_lm.index.build import Embed
 from atlas_lm.index.choose import choose
@@ -49,6 +50,7 @@ def add_verbs(verbs: Any) -> None:
     making.add_argument(
         "--copy-passages", action="store_true", help="keep a copy of the text in the index"
     )
+    add_step_argument(making)
     _add_kind_arguments(making)
     stacking = add_verb(
         verbs,
@@ -188,6 +190,7 @@ def _build(args: argparse.Namespace) -> int:
         args.out,
         fingerprint=Fingerprint(**retriever.fingerprint(store.fingerprint)),
         settings=settings_of(args, len(store), retriever.dim),
+        step=step_of(args),
         copy_passages=args.copy_passages,
     )
     warn_of_truncation(retriever, report)

@@ -14,6 +14,7 @@ from atlas_lm.cli.index_build import (
     embedder,
     warn_of_truncation,
 )
+from atlas_lm.cli.steps import add_step_argument, step_of
 from atlas_lm.index import Change, Compacted, Fingerprint, add, compact, delete, refresh
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
@@ -66,9 +67,7 @@ def add_verbs(verbs: Any) -> None:
         "atlas-lm index refresh wiki.idx --model runs/mine/model",
     )
     refreshing.add_argument("index", metavar="DIR")
-    refreshing.add_argument(
-        "--step", type=int, default=0, metavar="N", help="training step of the encoder, for info"
-    )
+    add_step_argument(refreshing)
     add_encoder_arguments(refreshing)
 
 
@@ -132,7 +131,7 @@ def _compact(args: argparse.Namespace) -> int:
 def _refresh(args: argparse.Namespace) -> int:
     retriever, embed, truncated = embedder(args)
     fingerprint = Fingerprint(**retriever.fingerprint(""))
-    report = refresh(args.index, embed, fingerprint=fingerprint, step=args.step)
+    report = refresh(args.index, embed, fingerprint=fingerprint, step=step_of(args))
     warn_of_truncation(retriever, truncated)
     if not args.json:
         notice(f"{args.index}: {report.live:,} passages embedded anew")

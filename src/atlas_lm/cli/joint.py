@@ -10,6 +10,7 @@ from pathlib import Path
 
 from atlas_lm.cli.examples import check_enough_passages, check_sentinels
 from atlas_lm.cli.examples import training_examples as training_examples
+from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.cli.together import build_together, measure_together
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
 from atlas_lm.index import FlatIndex, build
@@ -47,9 +48,6 @@ START_INDEX = "index-start"
 
 BACKGROUND = "background"
 """What training and a refresh beside it have in common, while one is under way."""
-
-MODEL_STEP = "run.json"
-"""In ``model/``: the updates behind its weights; a run that goes on leaves the model as it is."""
 
 
 def open_halves(config: RunConfig) -> Atlas:

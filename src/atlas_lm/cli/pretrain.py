@@ -12,6 +12,7 @@ import torch
 
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.pretrain_config import EncoderConfig, PretrainConfig, SupervisedRun
+from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.cli.together import joined
 from atlas_lm.cli.train import refuse_several_processes, refuse_to_watch, resume_command, watched
 from atlas_lm.config import load_recipe, read_toml, save_recipe
@@ -30,6 +31,7 @@ from atlas_lm.retriever.supervised import SupervisedLearner
 from atlas_lm.retriever.supervised_data import JudgedQuestions, QuestionSampler
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import write_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.runtime.structure import unstructure
@@ -181,6 +183,7 @@ def _run(
             notice(f"go on with: {resume_command(args)}")
             return 0
         learner.retriever.eval().save_pretrained(out / "retriever")
+        write_json(out / "retriever" / MODEL_STEP, {"step": outcome.step})
         _report(args, out / "retriever", learner.retriever, {"steps": outcome.step, **facts})
     return 0
 
