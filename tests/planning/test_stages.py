@@ -128,10 +128,10 @@ def test_disk_of_a_build_at_its_most_is_what_one_takes(tmp_path, monkeypatch, ki
     """Vectors in the unfinished build, codes in unnamed files, then codes in the index."""
     monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     rooms, most = [], []
-    room, finish = kinds._room, building.finish
+    room, finish = kinds.mapped_room, building.finish
 
-    def counted(shape, of, directory):
-        made = room(shape, of, directory)
+    def counted(*given):
+        made = room(*given)
         rooms.append(made.numel() * made.element_size())
         return made
 
@@ -142,7 +142,7 @@ def test_disk_of_a_build_at_its_most_is_what_one_takes(tmp_path, monkeypatch, ki
         most.append(sum(sizes.values()) + sum(rooms))
         return finish(*given, **named)
 
-    monkeypatch.setattr(kinds, "_room", counted)
+    monkeypatch.setattr(kinds, "mapped_room", counted)
     monkeypatch.setattr(building, "finish", measured)
     texts = {f"p{row}": f"text {row}" for row in range(2000)}
     settings = IndexSettings(
