@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ import torch
 
 from atlas_lm.evaluation import measure
 from atlas_lm.index import FlatIndex, PassageFiles
-from atlas_lm.index.sharded import ShardedIndex
-from atlas_lm.index.shares import mapped_room
+from atlas_lm.index.build import Partial
+from atlas_lm.index.shares import gather_vectors
+from atlas_lm.index.storage import map_rows
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime import distributed, logs
-from atlas_lm.runtime.errors import InputError
-from atlas_lm.staleness.refresh import embed_rows
 from atlas_lm.types import Example
+
+PASSAGES_AT_A_TIME = 4096
+"""Passages handed to the encoder at once; the work lost by a kill."""
 
 
 @contextmanager
@@ -65,22 +68,39 @@ def measure_together(
 def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
     """Embed every passage into a new index at ``path``; each process embeds its share. Collective.
 
+    A share is written to a directory beside ``path`` as it is embedded. What a killed run left
+    there is gone on with, by as many processes.
+
     Raises:
         InputError: an embedding is not finite, or the disk is full; on every process.
     """
-    retriever = atlas.trained_retriever
-    fingerprint = atlas.fingerprint(store)
-    own = distributed.world().share(len(store))
+    here, dim = distributed.world(), atlas.trained_retriever.dim
+    fingerprint, own = atlas.fingerprint(store), here.share(len(store))
+    name = f"{path.name}.share-{here.rank}-of-{here.size}"
+    share = Partial(path.with_name(name), fingerprint, "float16", step)
+    vectors = torch.empty((0, dim), dtype=torch.float16)
+    with _agreed():
+        embed = atlas.trained_retriever.embed_corpus
+        share.embed_rest(store, embed, PASSAGES_AT_A_TIME, own=own)
+        vectors = map_rows(share.vectors, torch.float16, len(own), dim) if own else vectors
+    whole = gather_vectors(vectors, path.parent)
+    with _agreed():
+        if whole is not None:
+            files = PassageFiles.of(store)
+            FlatIndex(whole, fingerprint=fingerprint, step=step, passages=files).save(path)
+    shutil.rmtree(share.path)
+    distributed.barrier()
+    if here.is_main:
+        for left in path.parent.glob(f"{path.name}.share-*-of-*.partial"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _agreed() -> Iterator[None]:
+    """Raise on every process what one of them raises. Collective."""
     error: Exception | None = None
     try:
-        room = mapped_room(path.parent, len(store), retriever.dim, torch.float16, rows=own)
-        whole = FlatIndex(room, fingerprint=fingerprint, passages=PassageFiles.of(store))
-        index = ShardedIndex(whole)
-        vectors = embed_rows(
-            store, retriever.embed_corpus, own, dim=retriever.dim, dtype=torch.float16
-        )
-        index.update_(own, vectors, step=step, fingerprint=fingerprint)
-    except InputError as failure:
+        yield
+    except Exception as failure:
         error = failure
     distributed.agree(error)
-    index.save(path)

@@ -164,11 +164,14 @@ class Partial:
         store: PassageStore,
         embed: Embed,
         at_a_time: int,
+        *,
+        own: range | None = None,
     ) -> None:
-        """Embed the rows that are not yet there; afterwards the file holds all."""
+        """Embed the rows that are not yet there; afterwards the file holds all, or its ``own``."""
+        own = range(len(store)) if own is None else own
         done = self._resumed()
         self.path.mkdir(parents=True, exist_ok=True)
-        needed = (len(store) - done) * self.row_bytes
+        needed = (len(own) - done) * self.row_bytes
         kept = "then run the same command again: it goes on where it stopped"
         with (
             disk_full_explained(self.path, needed, kept),
@@ -177,17 +180,18 @@ class Partial:
         ):
             file.truncate(done * self.row_bytes)
             file.seek(0, os.SEEK_END)
-            task = progress.add_task("Embedding passages", total=len(store), completed=done)
+            task = progress.add_task("Embedding passages", total=len(own), completed=done)
             began = time.monotonic()
-            for start in range(done, len(store), at_a_time):
-                rows = range(start, min(start + at_a_time, len(store)))
+            for start in range(done, len(own), at_a_time):
+                rows = own[start : start + at_a_time]
                 write_rows(file, self._embedded(store, embed, rows))
                 file.flush()
                 os.fsync(file.fileno())
-                write_json(self.path / STATE, {**self._of, "rows": rows.stop})
-                rate = (rows.stop - done) / max(time.monotonic() - began, 1e-9)
+                held = start + len(rows)
+                write_json(self.path / STATE, {**self._of, "rows": held})
+                rate = (held - done) / max(time.monotonic() - began, 1e-9)
                 label = f"Embedding passages ({rate:,.0f}/s)"
-                progress.update(task, completed=rows.stop, description=label)
+                progress.update(task, completed=held, description=label)
 
     def _embedded(self, store: PassageStore, embed: Embed, rows: range) -> Tensor:
         vectors = embed(store.passages(rows)).detach()

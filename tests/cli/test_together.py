@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from atlas_lm.cli import together
+from atlas_lm.index import FlatIndex
+from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.errors import InputError
+from tests.index.conftest import DIM, make_fingerprint
+from tests.index.keeping import embed, write
+from tests.index.sharded_worker import run_processes
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+
+def built(rank: int, size: int, directory: Path, fails: bool) -> list:
+    """Build; return which passages this process embedded, and what it was told."""
+    together.PASSAGES_AT_A_TIME = 4
+    seen, said = [], ""
+
+    def embedded(passages):
+        if fails and rank == 1 and seen:
+            raise InputError("the encoder has had enough")
+        seen.extend(passage.id for passage in passages)
+        return embed(passages)
+
+    model = SimpleNamespace(
+        trained_retriever=SimpleNamespace(dim=DIM, embed_corpus=embedded),
+        fingerprint=lambda store: make_fingerprint(corpus=store.fingerprint),
+    )
+    store = PassageStore.open(directory / "corpus.jsonl")
+    try:
+        together.build_together(model, store, directory / "index", step=3)
+    except InputError as error:
+        said = str(error)
+    return [seen, said]
+
+
+def test_processes_build_one_index_and_go_on_where_they_stopped(tmp_path):
+    texts = {f"p{row}": f"text {row}" for row in range(21)}
+    write(tmp_path / "corpus.jsonl", texts)
+    first = run_processes(built, 2, tmp_path, True)
+    assert all("had enough" in said for _, said in first)
+    assert not (tmp_path / "index").exists()
+    second = run_processes(built, 2, tmp_path, False)
+    assert [len(seen) for seen, _ in second] == [0, 7]  # one was done, the other had 4 of 11
+    index = FlatIndex.load(tmp_path / "index")
+    store = PassageStore.open(tmp_path / "corpus.jsonl")
+    assert torch.equal(index.embeddings, embed(store.passages(range(21))).half())
+    assert index.step == 3
+    assert not list(tmp_path.glob("index.*"))
+
+
+def test_more_processes_than_passages_build(tmp_path):
+    write(tmp_path / "corpus.jsonl", {"p0": "alone"})
+    run_processes(built, 2, tmp_path, False)
+    assert len(FlatIndex.load(tmp_path / "index")) == 1
