@@ -190,6 +190,9 @@ def test_a_kind_is_chosen_for_the_memory(passages, encoder, tmp_path, capsys):
     assert "12 vectors of" in message
     message = complaint(capsys, *words, "--max-memory", "1GB", "--kind", "int8")
     assert "give --max-memory or --kind" in message
+    message = complaint(capsys, *words, "--max-memory", "1GB", "--train-rows", 9)
+    assert "give --max-memory or --train-rows" in message
+    assert "set kind=milvus" in complaint(capsys, *words, "--url", "http://cluster")
     assert "'much' is no size of memory" in complaint(capsys, *words, "--max-memory", "much")
 
 
@@ -209,3 +212,17 @@ def test_help_shows_an_example(capsys):
             main(["index", verb, "--help"])
         assert stop.value.code == 0
         assert f"example:\n  atlas-lm index {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["index", "verify", "wiki.idx", "--sample", "9"], "--sample 9 has no effect without"),
+        (
+            ["prepare", "passages", "notes", "--out", "c.jsonl", "--similarity", "0.9"],
+            "--similarity 0.9 has no effect without --drop-duplicates near",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(words, message, capsys):
+    assert message in complaint(capsys, *words)

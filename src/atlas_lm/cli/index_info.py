@@ -40,7 +40,7 @@ def add_verbs(verbs: Any) -> None:
     checking.add_argument("index", metavar="DIR")
     add_encoder_arguments(checking)
     checking.add_argument(
-        "--sample", type=int, default=64, metavar="N", help="passages embedded afresh (default: 64)"
+        "--sample", type=int, metavar="N", help="passages embedded afresh (default: 64)"
     )
 
 
@@ -73,8 +73,13 @@ def _verify(args: argparse.Namespace) -> int:
         given = {
             "embed": embed,
             "fingerprint": lambda corpus: Fingerprint(**retriever.fingerprint(corpus)),
-            "sample": args.sample,
+            "sample": 64 if args.sample is None else args.sample,
         }
+    elif args.sample is not None:
+        raise InputError(
+            f"--sample {args.sample} has no effect without an encoder; name the index's with "
+            "--retriever or --model, or leave it out"
+        )
     result = verify(args.index, **given)
     if args.json:
         print_json(

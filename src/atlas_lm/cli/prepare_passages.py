@@ -6,6 +6,7 @@ import argparse
 
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.passages.prepare import ChunkSettings, prepare_passages
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 
 HELP = "Cut text, Markdown and HTML files into passages with titles and sections."
@@ -33,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--similarity",
         type=float,
-        default=defaults.similarity,
         metavar="SHARE",
         help="of three-word shingles shared by near duplicates (default: 0.8)",
     )
@@ -43,11 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the passages; print the counts, with ``--json`` as one object."""
+    if args.similarity is not None and args.drop_duplicates != "near":
+        raise InputError(
+            f"--similarity {args.similarity} has no effect without --drop-duplicates near; add "
+            "that, or leave it out"
+        )
     settings = ChunkSettings(
         words=args.words,
         overlap=args.overlap,
         drop_duplicates=args.drop_duplicates,
-        similarity=args.similarity,
+        similarity=ChunkSettings.similarity if args.similarity is None else args.similarity,
         encoding=args.encoding,
     )
     counts = prepare_passages(args.files, args.out, settings)
