@@ -15,8 +15,6 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,8 +29,8 @@ from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
 from atlas_lm.index.directory import disk_full_explained, free_name, refuse_foreign, writing
 from atlas_lm.index.exact import check_dim, check_finite, check_queries, excluded_pairs
 from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
-from atlas_lm.index.milvus_filter import server_filter
-from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.milvus_client import connect, place_of, pymilvus_module
+from atlas_lm.index.milvus_filter import both, mask_filter, server_filter
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
@@ -40,8 +38,6 @@ from atlas_lm.types import SearchResult
 
 DATABASE = "milvus.db"
 """The embedded database in an index directory; a copy may be called milvus.1.db."""
-TOKEN = "ATLAS_LM_MILVUS_TOKEN"
-"""Environment variable of a cluster's token, ``user:password`` or an API key."""
 VECTORS = "atlas_lm.vectors"
 """Property of a collection: which vectors it is filled with."""
 UPSERT_ROWS = 1000
@@ -122,7 +118,7 @@ class MilvusIndex(CodedIndex):
                 other vectors.
         """
         if not facts.settings.url and not (directory / facts.settings.database).exists():
-            _pymilvus(embedded=True)
+            pymilvus_module(embedded=True)
             return
         index = cls._unfilled(facts, None, directory, None)
         if index._call("has_collection"):
@@ -136,7 +132,7 @@ class MilvusIndex(CodedIndex):
         """Return an index whose collection has a name and may not be there yet."""
         name = facts.settings.collection or f"atlas_{vectors_digest(facts)}"
         settings = dataclasses.replace(facts.settings, collection=name)
-        client = _connect(settings, directory, token)
+        client = connect(settings, directory, token)
         return cls(dataclasses.replace(facts, settings=settings), client, directory, vectors)
 
     @classmethod
@@ -169,13 +165,13 @@ class MilvusIndex(CodedIndex):
         database = path / facts.settings.database
         if not facts.settings.url and not database.exists():
             raise InputError(f"{database}: missing; copy it again or rebuild the index")
-        client = _connect(facts.settings, path, token)
+        client = connect(facts.settings, path, token)
         index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
         index._call("load_collection")
         held = index.rows_held()
         if held != len(index):
             raise InputError(
-                f"{path}: collection {index.collection!r} of {_place(facts.settings, path)} "
+                f"{path}: collection {index.collection!r} of {place_of(facts.settings, path)} "
                 f"holds {held} rows instead of {len(index)}; rebuild the index"
             )
         return index
@@ -208,10 +204,10 @@ class MilvusIndex(CodedIndex):
         barred: list[set[int]] = [set() for _ in query]
         for row, number in pairs.tolist():
             barred[number].add(row)
-        mask, listed = _mask_filter(allowed_rows)
+        mask, listed = mask_filter(allowed_rows, LISTED)
         condition = server_filter(where) if where else ""
         hidden = None if listed or allowed_rows is None else ~allowed_rows.cpu()
-        found = self._found(query, topk, barred, hidden, _both(mask, condition))
+        found = self._found(query, topk, barred, hidden, both(mask, condition))
         for number, one in enumerate(found):
             if len(one) < topk:
                 left = torch.ones(len(self), dtype=torch.bool)
@@ -225,7 +221,7 @@ class MilvusIndex(CodedIndex):
 
     def way(self, bsz: int) -> str:
         """Return in words how a batch of ``bsz`` queries is searched."""
-        return f"Milvus at {_place(self.facts.settings, self._directory)}"
+        return f"Milvus at {place_of(self.facts.settings, self._directory)}"
 
     def arrays(self) -> Mapping[str, ArraySource]:
         """Return no files: the database keeps its own."""
@@ -377,8 +373,9 @@ class MilvusIndex(CodedIndex):
         """
         best: list[tuple[float, int]] = []
         limit = min(topk + MARGIN, MOST_FOUND)
-        for some in allowed.nonzero()[:, 0].split(LISTED):
-            only = _both(f"row in {some.tolist()}", condition)
+        left = allowed.nonzero()[:, 0].tolist()
+        for start in range(0, len(left), LISTED):
+            only = both(f"row in {left[start : start + LISTED]}", condition)
             (answer,) = self._answers(query[None], limit, only)
             best = _in_order([*best, *_best(answer, set(), None)])[:topk]
         if len(best) < topk:
@@ -438,7 +435,7 @@ class MilvusIndex(CodedIndex):
         if held and (self.facts.settings.url or self.collection == collection_in(self._directory)):
             raise InputError(
                 f"collection {self.collection!r} of "
-                f"{_place(self.facts.settings, self._directory)} holds {held} rows of "
+                f"{place_of(self.facts.settings, self._directory)} holds {held} rows of "
                 "other vectors; name another with --collection, or drop it first"
             )
         return held > 0
@@ -498,22 +495,8 @@ class MilvusIndex(CodedIndex):
             return getattr(self._client, what)(self.collection, **arguments)
         except errors as error:
             raise InputError(
-                f"{_place(self.facts.settings, self._directory)}: {what}: {error.message}"
+                f"{place_of(self.facts.settings, self._directory)}: {what}: {error.message}"
             ) from error
-
-
-def _mask_filter(allowed: Bool[Tensor, " n"] | None) -> tuple[str, bool]:
-    """Return the mask as a filter, and whether it could be written as one."""
-    if allowed is None or bool(allowed.all()):
-        return "", True
-    kept = int(allowed.sum())
-    for count, mask, word in (
-        (len(allowed) - kept, ~allowed, "not in"),
-        (kept, allowed, "in"),
-    ):
-        if count <= LISTED:
-            return f"row {word} {mask.nonzero()[:, 0].tolist()}", True
-    return "", False
 
 
 def _best(
@@ -532,41 +515,6 @@ def _best(
 def _in_order(found: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
     """Return (score, row) by score, the higher first, then by row, the lower first."""
     return sorted(found, key=lambda one: (-one[0], one[1]))
-
-
-def _both(one: str, other: str) -> str:
-    """Return the filter that both conditions make; "" is none."""
-    return " and ".join(filter(None, (one, other)))
-
-
-def _pymilvus(*, embedded: bool) -> Any:
-    try:
-        pymilvus = importlib.import_module("pymilvus")
-        if embedded:
-            importlib.import_module("milvus_lite")
-    except ImportError as error:
-        raise InputError(
-            "an index of kind milvus needs pymilvus (and milvus-lite for a database in a file); "
-            "run `pip install 'atlas-lm[milvus]'`"
-        ) from error
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised, and said once
-    return pymilvus
-
-
-def _connect(settings: IndexSettings, directory: Path, token: str | None) -> Any:
-    pymilvus = _pymilvus(embedded=not settings.url)
-    place = _place(settings, directory)
-    try:
-        return pymilvus.MilvusClient(place, token=token or os.environ.get(TOKEN, ""))
-    except Exception as error:
-        raise InputError(
-            f"{place}: Milvus cannot be opened ({str(error).splitlines()[0]}); check the URL and "
-            f"the token in {TOKEN}, or whether another process has the file open"
-        ) from error
-
-
-def _place(settings: IndexSettings, directory: Path) -> str:
-    return settings.url or str((directory / settings.database).resolve())
 
 
 def collection_in(directory: Path) -> str:

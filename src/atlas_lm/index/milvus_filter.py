@@ -6,6 +6,9 @@ import ast
 import json
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Passage
 
@@ -70,3 +73,22 @@ def _field(node: ast.expr) -> str:
     if isinstance(node, ast.Name) and node.id not in RESERVED:
         return node.id
     raise TypeError(ast.dump(node))
+
+
+def mask_filter(allowed: Bool[Tensor, " n"] | None, most: int) -> tuple[str, bool]:
+    """Return the mask as a filter, and whether ``most`` rows named are enough for one."""
+    if allowed is None or bool(allowed.all()):
+        return "", True
+    kept = int(allowed.sum())
+    for count, mask, word in (
+        (len(allowed) - kept, ~allowed, "not in"),
+        (kept, allowed, "in"),
+    ):
+        if count <= most:
+            return f"row {word} {mask.nonzero()[:, 0].tolist()}", True
+    return "", False
+
+
+def both(one: str, other: str) -> str:
+    """Return the filter that both conditions make; "" is none."""
+    return " and ".join(filter(None, (one, other)))
