@@ -22,7 +22,7 @@ from atlas_lm.cli import main, train
 from atlas_lm.cli.doctor_checks import EXTRAS
 from atlas_lm.cli.export import Opened, _last_measured, open_source
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.training.intact import write_facts
+from atlas_lm.runtime.intact import write_facts
 from atlas_lm.training.lock import run_lock
 from tests.cli.test_verbs import ROOT, run_overrides, said
 

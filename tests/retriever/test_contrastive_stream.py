@@ -100,6 +100,10 @@ def test_a_run_that_stops_and_goes_on_ends_at_the_same_weights(plain_dir, tmp_pa
     assert fit_resumably(resumed, FIT, kept, log=lambda *_: None, start=start).finished
     for name, tensor in whole.module.state_dict().items():
         assert torch.equal(tensor, resumed.module.state_dict()[name]), name
+    last = kept.all()[-1].stat().st_ino
+    start = resume_from(resumed, kept)
+    assert fit_resumably(resumed, FIT, kept, log=lambda *_: None, start=start).finished
+    assert kept.all()[-1].stat().st_ino == last  # not written anew
 
 
 def test_training_lowers_the_loss_over_any_encoder(plain_dir, tmp_path):
@@ -124,10 +128,40 @@ def test_a_resumed_run_refuses_another_recipe_and_a_cut_file(plain_dir, tmp_path
     with pytest.raises(InputError, match="fit was 1 and is 2"):
         PretrainCheckpoints(tmp_path / "c", {"fit": 2}).load()
     (kept.all()[-1] / "queue.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"queue\.safetensors: missing or cut short"):
+    with pytest.raises(
+        InputError, match=r"queue\.safetensors: missing or cut short.*no checkpoint"
+    ):
         kept.load()
+    assert kept.all()
     with pytest.raises(InputError, match="no checkpoint"):
         PretrainCheckpoints(tmp_path / "none", {}).load()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_it(tmp_path, capsys, name):
+    kept = PretrainCheckpoints(tmp_path, {"fit": 1})
+    for step in (1, 2):
+        kept.save(step, {"model": {"weight": torch.full((3,), float(step))}})
+    file = kept.all()[-1] / name
+    written = file.read_bytes()
+    file.write_bytes(written[:-1] + bytes([written[-1] ^ 1]))  # its size is what it was
+    step, tensors = kept.load()
+    assert (step, tensors["model"]["weight"].tolist()) == (1, [1.0] * 3)
+    assert "step-00000001 is taken instead" in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "damaged-step-00000002",
+        "step-00000001",
+    ]
+
+
+def test_what_a_kill_has_left_is_removed_by_the_next_save(tmp_path):
+    for leftover in (".step-00000002.abc.tmp", ".step-00000001.old"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "model.safetensors").write_bytes(b"cut")
+    kept = PretrainCheckpoints(tmp_path, {})
+    assert len(list(tmp_path.iterdir())) == 2  # only a run that saves is surely alone
+    kept.save(3, {"model": {"weight": torch.zeros(1)}})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
 
 
 def test_an_encoder_that_compares_otherwise_is_refused(plain_dir, tmp_path):

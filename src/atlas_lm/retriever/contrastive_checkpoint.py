@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_directory, read_json
+from atlas_lm.runtime.files import atomic_directory
+from atlas_lm.runtime.intact import newest_whole, sweep, write_facts
 
-STATE = "state.json"
+FORMAT_VERSION = 1
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -33,21 +34,27 @@ class PretrainCheckpoints:
         self.path = path
         self.config = json.loads(json.dumps(config))
         self.keep_last = keep_last
+        self._swept = False
 
     def all(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
         return sorted(self.path.glob("step-*"))
 
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
-        """Write a checkpoint, then remove those beyond ``keep_last``."""
+        """Write a checkpoint, then remove those beyond ``keep_last``.
+
+        Before the first, what a kill has left is removed: only then is the run surely ours.
+        """
+        if not self._swept:
+            self._swept = True
+            sweep(self.path)
         path = self.path / f"step-{step:08d}"
         with atomic_directory(path) as temporary:
             for name, part in tensors.items():
                 own = {key: value.detach().cpu().clone() for key, value in part.items()}
                 save_file(own, temporary / f"{name}.safetensors")
-            sizes = {file.name: file.stat().st_size for file in temporary.glob("*.safetensors")}
-            facts = {"step": step, "files": sizes, "config": self.config}
-            (temporary / STATE).write_text(json.dumps(facts), "utf-8")
+            facts = {"format_version": FORMAT_VERSION, "step": step, "config": self.config}
+            write_facts(temporary, facts, {})
         for old in self.all()[: -self.keep_last]:
             hidden = old.with_name(f".{old.name}.old")
             os.replace(old, hidden)
@@ -55,25 +62,17 @@ class PretrainCheckpoints:
         return path
 
     def load(self) -> tuple[int, dict[str, dict[str, Tensor]]]:
-        """Return the newest checkpoint's step and tensors.
+        """Return the newest checkpoint's step and tensors. Collective.
+
+        Where the newest is damaged, that is said, it is set aside as ``damaged-step-...``, and the
+        one before it is taken.
 
         Raises:
-            InputError: there is none, it is cut short, or it belongs to another recipe.
+            InputError: there is none, none is whole, or it belongs to another recipe.
         """
-        if not (found := self.all()):
-            raise InputError(f"{self.path}: no checkpoint to resume from; train without --resume")
-        facts = read_json(found[-1] / STATE, what="a checkpoint of contrastive training")
-        for name, size in facts["files"].items():
-            file = found[-1] / name
-            if not file.is_file() or file.stat().st_size != size:
-                raise InputError(
-                    f"{file}: missing or cut short ({size} bytes expected); remove "
-                    f"{found[-1].name} to go on from the checkpoint before it"
-                )
+        path, facts = newest_whole(self.path, format_version=FORMAT_VERSION)
         self._check(facts["config"])
-        return facts["step"], {
-            Path(name).stem: load_file(found[-1] / name) for name in facts["files"]
-        }
+        return facts["step"], {Path(name).stem: load_file(path / name) for name in facts["files"]}
 
     def _check(self, saved: Mapping[str, Any]) -> None:
         for key in sorted(saved.keys() | self.config.keys()):

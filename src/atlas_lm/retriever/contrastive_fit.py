@@ -133,9 +133,10 @@ def fit_resumably(
     """Train from step ``start`` to the end, or until ``stop`` says so on any process. Collective.
 
     Every ``save_every`` steps, and where it ends, there is a checkpoint; `resume_from` prepares a
-    learner to go on from it. Process 0 alone writes and logs.
+    learner to go on from it. Process 0 alone writes and logs. A checkpoint from which no step was
+    made is not written anew: a directory cannot be replaced at one stroke.
     """
-    optimizer, step, saved = optimizer_of(learner, cfg), start, -1
+    optimizer, step, saved = optimizer_of(learner, cfg), start, start or -1
     if start:
         _, tensors = checkpoints.load()
         restore_adam(optimizer, parameters_of(learner), tensors["optimizer"])

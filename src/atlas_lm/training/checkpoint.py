@@ -24,6 +24,14 @@ from safetensors.torch import save_file
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_json
+from atlas_lm.runtime.intact import (
+    STATE,
+    newest_whole,
+    read_facts,
+    require_checkpoints,
+    sweep,
+    write_facts,
+)
 from atlas_lm.runtime.logs import warn
 from atlas_lm.training import shares
 from atlas_lm.training.changes import warn_of_changes
@@ -35,7 +43,6 @@ from atlas_lm.training.checkpoint_files import (
     link,
     read_tensors,
 )
-from atlas_lm.training.intact import STATE, DamagedError, read_facts, write_facts
 from atlas_lm.training.state import TrainState
 
 
@@ -70,9 +77,7 @@ class Checkpoints:
         Raises:
             InputError: there is none.
         """
-        if not (found := self.all()):
-            raise InputError(f"{self.path}: no checkpoint to resume from; train without --resume")
-        return found[-1]
+        return require_checkpoints(self.path)[-1]
 
     def best(self) -> Path:
         """Return the checkpoint that was best by ``training.best_metric``.
@@ -168,8 +173,7 @@ class Checkpoints:
             return
         self._swept = True
         if distributed.world().is_main:
-            for leftover in self.path.glob(".step-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            sweep(self.path)
         distributed.barrier()
 
     def finish(self) -> None:
@@ -254,49 +258,13 @@ class Checkpoints:
             path = Path(path)
             facts = read_facts(path, format_version=FORMAT_VERSION)
         else:
-            path, facts = self._agreed_newest()
+            path, facts = newest_whole(self.path, format_version=FORMAT_VERSION)
         tensors = read_tensors(path, facts, state)
         warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         self._note_index(state.freshness.version, path, facts["checksums"])
         self._loaded = path
         return path
-
-    def _agreed_newest(self) -> tuple[Path, dict[str, Any]]:
-        """Return what process 0 finds to be the newest whole checkpoint. Collective."""
-        error: Exception | None = None
-        found: tuple[Path, dict[str, Any]] | None = None
-        if distributed.world().is_main:
-            try:
-                found = self._newest_whole()
-            except Exception as failure:
-                error = failure
-        distributed.agree(error)
-        name = distributed.gather_json(found[0].name if found else "")[0]
-        return found or (
-            self.path / name,
-            read_facts(self.path / name, format_version=FORMAT_VERSION),
-        )
-
-    def _newest_whole(self) -> tuple[Path, dict[str, Any]]:
-        """Return the newest checkpoint that is whole and its facts; set damaged ones aside."""
-        self.latest()
-        damaged: dict[Path, DamagedError] = {}
-        for path in reversed(self.all()):
-            try:
-                facts = read_facts(path, format_version=FORMAT_VERSION)
-            except DamagedError as error:
-                damaged[path] = error
-                continue
-            for bad, reason in damaged.items():
-                warn(f"{reason}; the checkpoint is set aside and {path.name} is taken instead")
-                os.replace(bad, _free_name(bad.with_name(f"damaged-{bad.name}")))
-            return path, facts
-        newest, reason = next(iter(damaged.items()))
-        raise DamagedError(
-            f"{reason}; no checkpoint before {newest.name} is whole either: train anew in another "
-            "directory"
-        ) from reason
 
     def _note_index(self, version: int, path: Path, digests: Mapping[str, str]) -> None:
         """Remember the file of the index's vectors: the next checkpoint may link it."""
@@ -330,9 +298,3 @@ def known_best(checkpoint: Path) -> dict[str, Any] | None:
 
 def _name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def _free_name(path: Path) -> Path:
-    """Return ``path``, or the first of ``path-2``, ``path-3``, ... that is not taken."""
-    names = (path.with_name(f"{path.name}-{number}") for number in range(2, 1000))
-    return next(free for free in (path, *names) if not free.exists())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from atlas_lm.runtime.errors import DiskFullError, InputError
+from atlas_lm.runtime.intact import read_facts
 from atlas_lm.training import shares
-from atlas_lm.training.intact import read_facts
 from atlas_lm.training.state import TrainState, load_weights, part_of
 
 FORMAT_VERSION = 3
