@@ -1,4 +1,4 @@
-"""``atlas-lm train`` in several processes, one of which may die or fail in the midst of a phase."""
+"""``atlas-lm train`` in several processes, one of which may die, fail or hang in some phase."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ PLACES = {
 }
 """Where each phase is struck, and at which call."""
 
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM, "hang": signal.SIGSTOP}
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -41,18 +43,26 @@ class Ended:
 
 
 def run_together(
-    arguments: list[str], scratch: Path, *, size: int = 2, strike: str = "", how: str = "kill"
+    arguments: list[str],
+    scratch: Path,
+    *,
+    size: int = 2,
+    strike: str = "",
+    how: str = "kill",
+    rank: int = -1,
 ) -> Ended:
-    """Run ``atlas-lm`` in so many processes, as a launcher starts them; strike the last one.
+    """Run ``atlas-lm`` in so many processes, as a launcher starts them; strike one of them.
 
     Args:
         arguments: of the command line.
         scratch: for what they write.
         size: processes.
-        strike: the phase of `PLACES` in which the last process dies; none where empty.
-        how: "kill" by a signal that cannot be caught, "fail" with an error, or "stop" as a
-            scheduler asks for it.
+        strike: the phase of `PLACES` in which a process dies; none where empty.
+        how: "kill" by a signal that cannot be caught, "fail" with an error, "stop" as a
+            scheduler asks for it, or "hang" until all others have ended.
+        rank: of the process that is struck, from the end where negative.
     """
+    struck = rank % size if strike else size
     scratch.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,19 +70,23 @@ def run_together(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     workers = [
-        context.Process(target=_work, args=(rank, size, port, arguments, scratch, strike, how))
-        for rank in range(size)
+        context.Process(
+            target=_work,
+            args=(own, size, port, arguments, scratch, strike if own == struck else "", how),
+        )
+        for own in range(size)
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join(timeout=90)
+    for own, worker in enumerate(workers):
+        if how != "hang" or own != struck:
+            worker.join(timeout=90)
     blow = scratch / "blow"
     seconds = time.time() - float(blow.read_text()) if blow.exists() else 0.0
     codes = [worker.exitcode for worker in workers]
     for worker in workers:
         worker.kill()
-    said = [(scratch / f"said-{rank}").read_text("utf-8") for rank in range(size)]
+    said = [(scratch / f"said-{own}").read_text("utf-8") for own in range(size)]
     return Ended(codes, [" ".join(text.split()) for text in said], seconds)
 
 
@@ -96,7 +110,7 @@ def _work(
         "GLOO_SOCKET_IFNAME": "lo",
     }
     torch.set_num_threads(1)
-    if strike and rank == size - 1:
+    if strike:
         _strike(strike, how, scratch / "blow")
     sys.exit(main(arguments))
 
@@ -111,11 +125,9 @@ def _strike(phase: str, how: str, blow: Path) -> None:
         calls += 1
         if calls == at:
             blow.write_text(str(time.time()))
-            if how == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
             if how == "fail":
                 raise ValueError(f"the {phase} is on fire")
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), SIGNALS[how])
         return work(*args, **kwargs)
 
     setattr(owner, name, dying)

@@ -17,6 +17,7 @@ from atlas_lm.cli import main
 from atlas_lm.config import save_recipe
 from atlas_lm.index import open_index
 from atlas_lm.model import Atlas
+from atlas_lm.training.lock import run_lock
 from tests.tinyworld.world import config_of, draw
 from tests.training.dying import PLACES, run_together
 
@@ -162,6 +163,51 @@ def test_a_killed_process_ends_the_run_on_all(recipe, tmp_path, phase):
     assert ended.codes[1] == -9
     assert ended.codes[0] not in (0, None), ended.said
     assert "another process of the run has gone without a word" in ended.said[0]
+    assert ended.seconds < 30
+
+
+@pytest.mark.parametrize("phase", list(PLACES))
+def test_process_0_killed_ends_the_run_on_all(recipe, tmp_path, phase):
+    """It keeps the store that all meet at, holds the lock and writes."""
+    out = tmp_path / "run"
+    ended = run_together(
+        ["train", str(recipe), "--out", str(out)], tmp_path / "said", strike=phase, rank=0
+    )
+    assert ended.codes[0] == -9
+    assert ended.codes[1] not in (0, None), ended.said
+    assert "process 0, or the launcher that all meet at, has gone" in ended.said[1]
+    assert ended.seconds < 30
+    assert not list((out / "checkpoints").glob("step-*"))
+    with run_lock(out):
+        pass
+
+
+@pytest.mark.parametrize(("phase", "rank"), [("backward", 1), ("save", 0)])
+def test_a_killed_process_ends_a_sharded_run_on_all(recipe, tmp_path, phase, rank):
+    ended = run_together(
+        ["train", str(recipe), "training.parallel=fsdp", "--out", str(tmp_path / "run")],
+        tmp_path / "said",
+        strike=phase,
+        rank=rank,
+    )
+    assert ended.codes[rank] == -9
+    assert ended.codes[1 - rank] not in (0, None), ended.said
+    assert "gone" in ended.said[1 - rank]
+    assert ended.seconds < 30
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_process_that_hangs_ends_the_run_after_the_time_limit(recipe, tmp_path):
+    arguments = ["train", str(recipe), "training.timeout_minutes=0.2"]
+    ended = run_together(
+        [*arguments, "--out", str(tmp_path / "run")],
+        tmp_path / "said",
+        strike="backward",
+        how="hang",
+    )
+    assert ended.codes[1] is None
+    assert ended.codes[0] not in (0, None), ended.said
+    assert "gone without a word (killed, out of memory, or hanging?)" in ended.said[0]
     assert ended.seconds < 30
 
 

@@ -148,7 +148,7 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
     if first is None:
         return (
             f"process {place.rank} of {place.size}: another process of the run has gone without a "
-            "word (killed, or out of memory?), so this one stops too. What it saw: "
+            "word (killed, out of memory, or hanging?), so this one stops too. What it saw: "
             f"{_briefly(error)}"
         )
     return f"process {place.rank} of {place.size} stops: process {rank} failed with {first}"
