@@ -79,9 +79,6 @@ def test_two_processes_talk():
 class GoneStore:
     """A store whose keeper, process 0 under SLURM, has left."""
 
-    def set_timeout(self, limit):
-        pass
-
     def compare_set(self, key, expected, value):
         raise torch.distributed.DistNetworkError("failed to recv, got 0 bytes")
 

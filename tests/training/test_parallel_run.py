@@ -197,17 +197,25 @@ def test_a_killed_process_ends_a_sharded_run_on_all(recipe, tmp_path, phase, ran
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
-def test_a_process_that_hangs_ends_the_run_after_the_time_limit(recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("rank", "why"),
+    [
+        (0, "process 0, or the launcher that all meet at, has gone or hangs"),
+        (1, "gone without a word (killed, out of memory, or hanging?)"),
+    ],
+)
+def test_a_process_that_hangs_ends_the_run_after_the_time_limit(recipe, tmp_path, rank, why):
     arguments = ["train", str(recipe), "training.timeout_minutes=0.2"]
     ended = run_together(
         [*arguments, "--out", str(tmp_path / "run")],
         tmp_path / "said",
         strike="backward",
         how="hang",
+        rank=rank,
     )
-    assert ended.codes[1] is None
-    assert ended.codes[0] not in (0, None), ended.said
-    assert "gone without a word (killed, out of memory, or hanging?)" in ended.said[0]
+    assert ended.codes[rank] is None
+    assert ended.codes[1 - rank] not in (0, None), ended.said
+    assert why in ended.said[1 - rank]
     assert ended.seconds < 30
 
 

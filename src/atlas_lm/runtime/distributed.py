@@ -10,8 +10,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,13 +137,13 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
     said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     own = json.dumps([place.rank, None if lost else said])
     first: str | None
-    try:
-        store.set_timeout(datetime.timedelta(seconds=5))
-        rank, first = json.loads(store.compare_set("first", "", own))
-    except (RuntimeError, ValueError):  # the process that kept the store has gone
+    answer = _said_first(store, own)
+    if answer is None:
         if lost:
             return _store_gone(place, error)
         rank, first = place.rank, None
+    else:
+        rank, first = json.loads(answer)
     if not lost and rank == place.rank:
         return None
     if first is None:
@@ -154,12 +155,30 @@ def _first_cause(store: Any, place: Place, error: Exception) -> str | None:
     return f"process {place.rank} of {place.size} stops: process {rank} failed with {first}"
 
 
+def _said_first(store: Any, own: str) -> str | bytes | None:
+    """Return what the first to fail has said, ``own`` where that is this process.
+
+    None where the process that keeps the store has gone, or does not answer within five seconds.
+    """
+    answers: list[str | bytes] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError, ValueError):
+            answers.append(store.compare_set("first", "", own))
+
+    # compare_set heeds no time limit of the store's, so a process 0 that hangs would hold this one.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout=5)
+    return answers[0] if answers else None
+
+
 def _store_gone(place: Place, error: Exception) -> str:
-    """Return what is known where process 0 has left, with all that was said: not why it left."""
+    """Return what is known where process 0 has left or hangs, with all that was said: not why."""
     return (
         f"process {place.rank} of {place.size}: process 0, or the launcher that all meet at, has "
-        "gone, so this one stops too. What process 0 showed last says why; where it showed "
-        f"nothing, it was killed (out of memory?). What this one saw: {_briefly(error)}"
+        "gone or hangs, so this one stops too. What process 0 showed last says why; where it "
+        f"showed nothing, it was killed (out of memory?). What this one saw: {_briefly(error)}"
     )
 
 
@@ -171,7 +190,14 @@ def _briefly(error: Exception) -> str:
 def _is_lost_connection(error: Exception) -> bool:
     if isinstance(error, dist.DistError):
         return True
-    signs = ("gloo", "NCCL", "Connection closed by peer", "Connection reset", "Broken pipe")
+    signs = (
+        "gloo",
+        "NCCL",
+        "Connection closed by peer",
+        "Connection reset",
+        "Broken pipe",
+        "timeout caused pair closure",
+    )
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
