@@ -22,5 +22,5 @@ def test_a_run_killed_at_any_instant_ends_with_the_same_bytes(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["killed"] > TRIALS // 2
+    assert counts["killed"] == TRIALS
     assert counts["with a checkpoint"] > TRIALS // 10
