@@ -210,7 +210,7 @@ class NanoRun:
             title=f"{self.config.title}: {stage.name}",
             reader=HalfConfig(path=str(reader)),
             retriever=HalfConfig(path=retriever if retrieves else ""),
-            data=DataConfig(**self._asked(stage), index=str(self.out / "index") * retrieves),
+            data=self._asked(stage, index=str(self.out / "index") if retrieves else ""),
             task=_TASKS[stage.data],
             context=stage.context,
             objective=self.config.objective,
@@ -219,14 +219,17 @@ class NanoRun:
             generation=self.config.generation,
         )
 
-    def _asked(self, stage: NanoStage) -> dict[str, Any]:
-        own = str(self.out / "data" / f"{stage.name}.jsonl")
+    def _asked(self, stage: NanoStage, *, index: str) -> DataConfig:
+        own = str(self._data(stage.name))
         if not stage.review:
-            return {"train": own}
+            return DataConfig(train=own, index=index)
         again = MixConfig(
-            task="base", path=own.replace(".jsonl", "-review.jsonl"), weight=stage.review
+            task="base", path=str(self._data(f"{stage.name}-review")), weight=stage.review
         )
-        return {"mix": (MixConfig(path=own, weight=1 - stage.review), again)}
+        return DataConfig(mix=(MixConfig(path=own, weight=1 - stage.review), again), index=index)
+
+    def _data(self, name: str) -> Path:
+        return self.out / "data" / f"{name}.jsonl"
 
     def train(self, number: int, stage: NanoStage) -> bool:
         """Train a stage to its end; return False where it was asked to stop before."""
@@ -289,7 +292,7 @@ class NanoRun:
             each.name: RunConfig(
                 task=_TASKS["lookups"],
                 context=each.context,
-                data=DataConfig(validation=str(self.out / "data" / f"held-out-{each.name}.jsonl")),
+                data=DataConfig(validation=str(self._data(f"held-out-{each.name}"))),
                 generation=self.config.generation,
             )
             for each in self.config.stages
@@ -317,7 +320,7 @@ class NanoRun:
 
     def _write(self, name: str, rows: Any) -> None:
         """Write rows as JSONL, unless they are there."""
-        file = self.out / "data" / f"{name}.jsonl"
+        file = self._data(name)
         if not file.is_file():
             with atomic_path(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
