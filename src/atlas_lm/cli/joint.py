@@ -274,12 +274,8 @@ def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> Non
 
 def save_model(atlas: Atlas, path: Path) -> None:
     """Write the model, once for all processes. Collective."""
-    error: Exception | None = None
-    try:
+    with distributed.agreed():
         atlas.save_pretrained(path)
-    except Exception as failure:
-        error = failure
-    distributed.agree(error)
 
 
 def _unheard(step: int, metrics: Mapping[str, float]) -> None:

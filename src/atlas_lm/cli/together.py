@@ -79,12 +79,12 @@ def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int =
     name = f"{path.name}.share-{here.rank}-of-{here.size}"
     share = Partial(path.with_name(name), fingerprint, "float16", step)
     vectors = torch.empty((0, dim), dtype=torch.float16)
-    with _agreed():
+    with distributed.agreed():
         embed = atlas.trained_retriever.embed_corpus
         share.embed_rest(store, embed, PASSAGES_AT_A_TIME, own=own)
         vectors = map_rows(share.vectors, torch.float16, len(own), dim) if own else vectors
     whole = gather_vectors(vectors, path.parent)
-    with _agreed():
+    with distributed.agreed():
         if whole is not None:
             files = PassageFiles.of(store)
             FlatIndex(whole, fingerprint=fingerprint, step=step, passages=files).save(path)
@@ -93,14 +93,3 @@ def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int =
     if here.is_main:
         for left in path.parent.glob(f"{path.name}.share-*-of-*.partial"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _agreed() -> Iterator[None]:
-    """Raise on every process what one of them raises. Collective."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as failure:
-        error = failure
-    distributed.agree(error)

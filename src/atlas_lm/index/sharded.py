@@ -212,14 +212,10 @@ class ShardedIndex:
         )
         distributed.agree(None if isinstance(local, FlatIndex) else refused)
         assert isinstance(local, FlatIndex)
-        error: Exception | None = None
         whole = self._whole(local, Path(path).parent)
-        try:
+        with distributed.agreed():
             if whole is not None:
                 whole.save(path)
-        except Exception as failure:
-            error = failure
-        distributed.agree(error)
 
     def _whole(self, local: FlatIndex, scratch: Path) -> FlatIndex | None:
         """Return the whole index on process 0, its vectors in a file in ``scratch``. Collective."""
@@ -295,15 +291,11 @@ class ShardedIndex:
         scores = queries.new_full((len(queries), topk), -torch.inf)
         rows = torch.full_like(scores, -1, dtype=torch.int64)
         mask_of = torch.cat([torch.full((one.queries,), one.mask) for one in asked])
-        error: Exception | None = None
-        try:
+        with distributed.agreed():
             for digest in torch.unique(mask_of).tolist():
                 chosen = (mask_of == digest).nonzero()[:, 0]
                 found = search_share(self._share, queries, chosen, topk, excluded, masks[digest])
                 scores[chosen], rows[chosen] = found
-        except Exception as failure:
-            error = failure
-        distributed.agree(error)
         return scores, rows
 
     def _merged(
@@ -337,13 +329,9 @@ def open_sharded(
     Raises:
         InputError: as `open_index`, on every process where one fails.
     """
-    error: Exception | None = None
-    try:
+    with distributed.agreed():
         index, store = open_index(path, passages=passages)
         sharded = ShardedIndex(index, device=device)
-    except Exception as failure:
-        error = failure
-    distributed.agree(error)
     return sharded, store
 
 

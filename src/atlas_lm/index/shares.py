@@ -183,12 +183,9 @@ def gather_vectors(
         InputError: the disk is full; on every process.
     """
     counts = distributed.gather_numbers([len(own)])[:, 0].tolist()
-    room, error = None, None
-    if distributed.world().is_main:
-        try:
+    room = None
+    with distributed.agreed():
+        if distributed.world().is_main:
             room = mapped_room(directory, sum(counts), own.shape[1], own.dtype)
-        except Exception as failure:
-            error = failure
-    distributed.agree(error)
     distributed.gather_into(room, own, counts)
     return room

@@ -353,6 +353,17 @@ def agree(error: BaseException | None) -> None:
     raise InputError(f"process {rank} of {len(messages)}: {messages[rank]}")
 
 
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Raise on every process what the block raises on one of them, as `agree` does. Collective."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as failure:
+        error = failure
+    agree(error)
+
+
 def _received(like: Tensor, rank: int) -> Tensor:
     data = torch.empty_like(_as_bytes(like), device=_device())
     dist.recv(data, src=rank)

@@ -92,14 +92,10 @@ def newest_whole(directory: Path, *, format_version: int) -> tuple[Path, dict[st
         DamagedError: none is whole; nothing is set aside.
         InputError: there is none, or one is of another format.
     """
-    error: Exception | None = None
     found: tuple[Path, dict[str, Any]] | None = None
-    if distributed.world().is_main:
-        try:
+    with distributed.agreed():
+        if distributed.world().is_main:
             found = _newest_whole(directory, format_version)
-        except Exception as failure:
-            error = failure
-    distributed.agree(error)
     name = distributed.gather_json(found[0].name if found else "")[0]
     path = directory / name
     return found or (path, read_facts(path, format_version=format_version))

@@ -155,13 +155,9 @@ class Checkpoints:
         if not wait and distributed.world().size == 1:
             self._begin(path, snapshot.copy())
             return path
-        error: Exception | None = None
-        if distributed.world().is_main:
-            try:
+        with distributed.agreed():
+            if distributed.world().is_main:
                 self._write(path, snapshot, sharded)
-            except Exception as failure:
-                error = failure
-        distributed.agree(error)
         return path
 
     def _sweep(self) -> None:
