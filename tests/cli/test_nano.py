@@ -216,3 +216,9 @@ def test_the_model_that_ships_finds_and_copies_what_passages_say():
     assert found["exact_match"] >= 0.6
     assert atlas.config.context.passages_from == "index"
     assert atlas.config.task.query_template == "{question}"
+
+
+def test_a_model_that_does_not_ship_is_refused_with_the_nearest_name(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["answer", "--model", "package:atlas-lm/atlas-nan", "--index", "x", "who ?"])
+    assert "did you mean 'atlas-nano'" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="DIR",
-        type=packaged,
+        type=_model_place,
         help="a model saved by atlas-lm train, or package:atlas-lm/NAME",
     )
     group.add_argument(
@@ -161,6 +161,14 @@ def _check_encoder_settings(args: argparse.Namespace) -> None:
     if args.retriever is None and (given := encoder_settings(args)):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"{named}: has no effect without --retriever; a model has its own")
+
+
+def _model_place(name: str) -> str:
+    """Return where ``--model`` is; for `argparse`."""
+    try:
+        return packaged(name)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def open_retriever(args: argparse.Namespace) -> BiEncoder:
