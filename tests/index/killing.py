@@ -2,6 +2,7 @@
 
 One process forks a child for every trial, kills it with SIGKILL, and looks at what it left: the
 index must open, verify, and answer as before or as after; doing it again must give the after.
+Instants are drawn until COUNT children were killed before their end.
 Prints one JSON object: how many trials ended before, after, and killed.
 """
 
@@ -110,8 +111,8 @@ def main(operation: str, base: Path, count: int) -> None:
     assert (after == before) == (operation in CHANGES_NO_ANSWER), operation
     counts = {"before": 0, "after": 0, "killed": 0}
     draw = random.Random(operation)
-    for trial in range(count):
-        path = base / f"trial{trial}"
+    while counts["killed"] < count and counts["before"] + counts["after"] < 10 * count:
+        path = base / f"trial{counts['before'] + counts['after']}"
         shutil.copytree(index, path)
         killed = run_in_child(OPERATIONS[operation], path, draw.uniform(0, 1.1 * duration))
         state = check(path, before, after)

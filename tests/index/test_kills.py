@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TRIALS = 50
+KILLS = 50
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ TRIALS = 50
     "operation", ["build", "recode", "add", "update", "delete", "compact", "refresh"]
 )
 def test_a_writer_killed_at_any_instant_leaves_the_old_or_the_new(tmp_path, operation):
-    command = [sys.executable, "-m", "tests.index.killing", operation, str(tmp_path), str(TRIALS)]
+    command = [sys.executable, "-m", "tests.index.killing", operation, str(tmp_path), str(KILLS)]
     path = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     environment["ATLAS_LM_CACHE"] = str(tmp_path / "cache")
@@ -26,5 +26,5 @@ def test_a_writer_killed_at_any_instant_leaves_the_old_or_the_new(tmp_path, oper
     )
     assert done.returncode == 0, done.stderr[-3000:]
     counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["before"] + counts["after"] == TRIALS
-    assert counts["killed"] > TRIALS // 10
+    assert counts["killed"] == KILLS
+    assert counts["before"] + counts["after"] >= KILLS
