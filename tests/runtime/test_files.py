@@ -39,6 +39,25 @@ def test_a_failed_directory_leaves_the_old_one_whole(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_directory_stopped_between_its_renames_is_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with atomic_directory(path) as temporary:
+        (temporary / "x").write_text("old")
+    rename, asked = os.replace, []
+
+    def stopped_once(source, target):
+        asked.append(target)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped_once)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(path) as temporary:
+        (temporary / "x").write_text("new")
+    assert (path / "x").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_new_directory_replaces_the_old_one_without_remains(tmp_path):
     path = tmp_path / "model"
     for name in ("old", "new"):

@@ -53,6 +53,7 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
         raise InputError(f"{path}: exists already; choose another directory or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    aside = temporary.with_suffix(".old")
     try:
         with full_disk_explained(path):
             yield temporary
@@ -60,13 +61,14 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
                 if file.is_file():
                     _sync(file)
             temporary.chmod(0o755)
-            aside = temporary.with_suffix(".old")
             if path.exists():
                 os.replace(path, aside)
             os.replace(temporary, path)
             _sync(path.parent)
-            shutil.rmtree(aside, ignore_errors=True)
     finally:
+        if aside.exists() and not path.exists():
+            os.replace(aside, path)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
