@@ -117,6 +117,8 @@ GOOD = '{"id": "x", "text": "t"}'
         ('{"id": "y", "text": null}', r"corpus\.jsonl:2: field 'text' is null"),
         ('{"id": "y", "text": ["t"]}', r"corpus\.jsonl:2: field 'text' is a list"),
         ('{"id": "y", "text": "t", "title": 1}', r"corpus\.jsonl:2: field 'title' is a number"),
+        ('{"id": "y", "text": "t", "title": false}', r"field 'title' is a boolean \(false\)"),
+        ('{"id": "y", "text": "t", "section": []}', r"field 'section' is a list \(\[\]\)"),
         (
             '{"id": "y", "text": "t", "section": {"a": 1}}',
             r"corpus\.jsonl:2: field 'section' is an object",

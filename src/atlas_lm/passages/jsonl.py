@@ -23,9 +23,11 @@ def parse_passage(line: bytes, place: str, line_number: int) -> Passage:
     try:
         record = orjson.loads(line)
         passage_id, text = record.pop("id"), record.pop("text")
-        title, section = record.pop("title", None) or "", record.pop("section", None) or ""
+        title, section = record.pop("title", None), record.pop("section", None)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _fault(line, f"{place}{line_number}") from None
+    title = "" if title is None else title
+    section = "" if section is None else section
     for name, value in (("id", passage_id), ("text", text), ("title", title), ("section", section)):
         if type(value) is not str:
             raise InputError(
