@@ -99,7 +99,7 @@ def test_given_passages_are_the_first_ones_of_the_file():
 
 
 def test_too_few_given_passages_are_named_with_the_remedy():
-    with pytest.raises(InputError, match=r"gives 1 passages, n_context=2.*set context\.n_context"):
+    with pytest.raises(InputError, match=r"gives 1 .* 2 are .*retriever_n_context to 1"):
         given_passages(Batch((example(passages=(Passage("1", "x"),)),)), 2)
     with pytest.raises(InputError, match="no passages given"):
         given_passages(Batch((example(),)), 2)

@@ -167,8 +167,9 @@ def given_passages(batch: Batch, n_context: int) -> Retrieved:
         given = len(example.passages or ())
         if given < n_context:
             raise InputError(
-                f"example {example.id!r}: gives {given} passages, n_context={n_context}; "
-                f"add passages to it or set context.n_context to {given}"
+                f"example {example.id!r}: gives {given} passages, {n_context} are wanted; add "
+                "passages to it, or set context.n_context and, where the retriever learns, "
+                f"context.retriever_n_context to {given} or less"
                 if given
                 else f"example {example.id!r}: no passages given; add a 'passages' list to it "
                 "or retrieve them with context.passages_from=index"
