@@ -45,6 +45,12 @@ def test_lines_make_paragraphs_and_lists():
     assert text(wikitext, lists=False) == ["one line", "two", "c", "three"]
 
 
+@pytest.mark.parametrize("lists", [True, False])
+def test_items_of_left_out_templates_leave_no_dashes(lists):
+    wikitext = "{items}\nText.\n== Works ==\n{items}\n".replace("{items}", "* {{cite|a}}\n" * 2)
+    assert text(wikitext + "* {{cite|a}}, {{cite|b}}", lists=lists) == ["Text."]
+
+
 def test_nested_and_list_templates():
     assert text("{{hlist|a|[[b]]}}") == ["- a", "- b"]
     assert text("{{plainlist|\n* a\n* b\n}}") == ["- a", "- b"]

@@ -59,7 +59,10 @@ def sections(wikitext: str) -> Iterator[tuple[int, str, str]]:
 
 
 def blocks(text: str, *, lists: bool) -> Iterator[str]:
-    """Yield the paragraphs, list items and table rows of a text in which lines matter."""
+    """Yield the paragraphs, list items and table rows of a text in which lines matter.
+
+    A line without a letter or digit, such as an item whose template was left out, counts as empty.
+    """
     paragraph: list[str] = []
     for line in (*text.split("\n"), ""):
         row = line.startswith(ROW)
@@ -67,13 +70,14 @@ def blocks(text: str, *, lists: bool) -> Iterator[str]:
         item = line.startswith("- ") and not row
         if line.startswith(_TABLE) and not row:
             continue
+        line = line if any(map(str.isalnum, line)) else ""
         if line and not item and not row:
             paragraph.append(line)
             continue
         if paragraph:
             yield clean(" ".join(paragraph))
             paragraph = []
-        if (row or (item and lists)) and any(map(str.isalnum, line)):
+        if line and (row or (item and lists)):
             yield line
 
 
