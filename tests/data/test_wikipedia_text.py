@@ -18,7 +18,9 @@ def text(wikitext: str, **settings) -> list[str]:
     ("wikitext", "written"),
     [
         ("A {{lang|fr|mot}} and {{lang-de|Wort}}.", "A mot and Wort."),
+        ("A ({{langx|ru|слово|slovo|word}}, {{langx|de}}) B", "A (слово) B"),
         ("{{convert|5|-|10|km|mi}} or {{cvt|3.5|kg}}", "5–10 km or 3.5 kg"),
+        ("{{convert|5|ft|7|in|m|2}}, {{convert|9|mi|km|0}}, {{cvt|8|m|0}}", "5 ft 7 in, 9 mi, 8 m"),
         ("born {{circa|1400}}, {{frac|1|2}} {{frac|2|1|3}}", "born c. 1400, 1/2 2 1/3"),
         ("x{{snd}}y{{mdash}}z", "x – y—z"),
         ("{{Birth_date and age|1990|1|5}}", "1990-01-05"),

@@ -119,12 +119,15 @@ def _date(values: Values) -> str:
 
 
 def _quantity(values: Values) -> str:
-    """Return ``5 km`` of ``5|km|mi``, ``5 – 10 km`` of ``5|-|10|km``."""
+    """Return ``5 km`` of ``5|km|mi``, ``5–10 km`` of ``5|-|10|km``, ``5 ft 7 in`` of those four."""
     parts = [value.strip() for value in values]
     if len(parts) > 3 and parts[1] in _RANGES:
         sign = "–" if parts[1] in {"-", "–", "to(-)"} else f" {parts[1]} "
         return f"{parts[0]}{sign}{parts[2]} {parts[3]}"
-    return " ".join(parts[:2])
+    end = 2
+    while end + 1 < len(parts) and parts[end][:1].isdigit() and parts[end + 1][:1].isalpha():
+        end += 2
+    return " ".join(parts[:end])
 
 
 def _fraction(values: Values) -> str:
@@ -136,6 +139,7 @@ def _fraction(values: Values) -> str:
 
 _WRITERS: Mapping[str, Callable[[Values], str]] = {
     "lang": lambda values: values[1] if len(values) > 1 else "",
+    "langx": lambda values: values[1] if len(values) > 1 else "",
     "transl": lambda values: values[-1],
     "transliteration": lambda values: values[-1],
     "convert": _quantity,
