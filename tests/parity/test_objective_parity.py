@@ -104,12 +104,18 @@ def measured(reader, numbers, teacher):
 
 
 def both_losses(halves, numbers, teacher, *, n_context=5):
-    """The reader's loss per token and the retriever's per query, both with gradient."""
+    """The reader's loss per token and the retriever's per query, both with gradient, as trained."""
     reader, retriever = halves
     inputs, target = batch_tokens(numbers)
-    reader_loss = reader.loss(inputs.first(n_context), target).mean
+    reading = reader.read(
+        inputs,
+        target,
+        n_context=n_context,
+        measure=frozenset({teacher.needs}),
+        logit_temperature=teacher.logit_temperature,
+    )
     score = retriever.score(golden.golden_queries(), golden.golden_passages())
-    return reader_loss, teacher.loss(score, measured(reader, numbers, teacher)).mean()
+    return reading.loss.mean, teacher.loss(score, reading.signals).mean()
 
 
 def assert_losses(found, expected):

@@ -110,14 +110,17 @@ def test_slice_of_a_batch_is_a_batch_of_slices(reading):
 @pytest.mark.parametrize("hindrance", ["none", "dropout", "checkpointing"])
 def test_read_gives_loss_and_signals(reading, n_context, measure, hindrance):
     reader = toy_reader(reading=reading).train()
-    expected = reader.signals(inputs := reader.collate(QUERY, PASSAGES), TARGET, measure)
+    inputs = reader.collate(QUERY, PASSAGES)
+    expected = reader.signals(inputs, TARGET, measure, logit_temperature=0.5)
     loss = reader.loss(inputs.first(n_context), TARGET).total
     if hindrance == "checkpointing":
         reader.enable_gradient_checkpointing()
     if hindrance == "dropout":
         for layer in reader.model.model.layers:
             layer.self_attn.attention_dropout = 0.5
-    actual = reader.read(inputs, TARGET, n_context=n_context, measure=measure)
+    actual = reader.read(
+        inputs, TARGET, n_context=n_context, measure=measure, logit_temperature=0.5
+    )
     for field in dataclasses.fields(expected):
         torch.testing.assert_close(
             getattr(actual.signals, field.name), getattr(expected, field.name)

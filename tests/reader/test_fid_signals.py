@@ -157,6 +157,25 @@ def test_read_scores_more_passages_than_it_reads() -> None:
     close(reading.signals.leave_one_out, expected.leave_one_out)
 
 
+@pytest.mark.parametrize(("training", "n_context"), [(False, 3), (True, 3), (True, 2)])
+def test_read_divides_the_logits_of_the_signals_as_signals_does(
+    training: bool, n_context: int
+) -> None:
+    reader = tiny_reader().train(training)
+    inputs, target = batch(reader)
+    expected = reader.signals(inputs, target, ALL, logit_temperature=0.1)
+    plain = reader.signals(inputs, target, ALL)
+    reading = reader.read(inputs, target, n_context=n_context, measure=ALL, logit_temperature=0.1)
+    for name in ("passage_log_likelihood", "leave_one_out", "attention_mass"):
+        close(getattr(reading.signals, name), getattr(expected, name))
+    assert expected.passage_log_likelihood is not None
+    assert not torch.allclose(
+        expected.passage_log_likelihood, plain.passage_log_likelihood, atol=0.01
+    )
+    loss = reader.loss(inputs.first(n_context), target)
+    torch.testing.assert_close(reading.loss.total, loss.total)
+
+
 def test_leave_one_out_needs_two_passages() -> None:
     reader = tiny_reader()
     inputs, target = batch(reader)

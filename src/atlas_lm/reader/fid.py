@@ -211,7 +211,14 @@ class FiDReader(nn.Module):
         with phases("score"), evaluating(self), torch.no_grad():
             states = packed.detach() if shared else self.encode(inputs)
             memory = memory_of(cache, packed.layout) if cache is not None else None
-            signals = measure_signals(self.model, states, tokens, measure, memory=memory)
+            signals = measure_signals(
+                self.model,
+                states,
+                tokens,
+                measure,
+                logit_temperature=logit_temperature,
+                memory=memory,
+            )
         return Reading(loss, signals)
 
     def score(self, inputs: FiDInputs, target: Target) -> Float[Tensor, " bsz"]:
