@@ -89,7 +89,12 @@ class AlwaysFresh:
         """Return that nothing has moved, where there is an index."""
         if not self._indexed:
             return {}
-        return {"staleness_drift": 0.0, "staleness_topk_overlap": 1.0, "passages_embedded": 0.0}
+        return {
+            "steps_since_refresh": 0.0,
+            "staleness_drift": 0.0,
+            "staleness_topk_overlap": 1.0,
+            "passages_embedded": 0.0,
+        }
 
     def facts(self) -> dict[str, Any]:
         """Return nothing."""
