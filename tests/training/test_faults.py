@@ -8,10 +8,12 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.training import Checkpoints, RunLog
-from tests.training.tiny import FakeAtlas, all_tensors, config, run
+from atlas_lm.training.loop import TrainingStopped
+from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
 
 
 def damage(file):
@@ -147,3 +149,21 @@ def test_a_clock_that_goes_backwards_harms_nothing(tmp_path, monkeypatch):
             log(first_step + 2, {"loss": 1.0})
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_ten_skipped_updates_end_the_run_with_what_was_learnt_before_them_saved(tmp_path):
+    model, learnt = FakeAtlas(), {}
+
+    def poison(step):
+        if step == 3:
+            learnt.update({k: tensor.clone() for k, tensor in model.reader.state_dict().items()})
+            model.poisoned = frozenset(example.id for example in examples())
+
+    cfg = config(total_steps=16)
+    with pytest.raises(TrainingStopped, match=r"step 13: 10 updates .* the weights of step 3"):
+        run(tmp_path, cfg, model=model, after=poison)
+    saved = load_file(tmp_path / "step-00000013" / "model.safetensors")
+    assert all(torch.equal(tensor, saved[f"reader.{name}"]) for name, tensor in learnt.items())
+    resumed = run(tmp_path, cfg, resume=True, model=FakeAtlas(seed=5))
+    assert [step for step, _ in resumed.log] == [14, 15, 16]
+    assert resumed.state.skipped_in_row == 0

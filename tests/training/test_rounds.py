@@ -112,6 +112,7 @@ def test_a_retriever_that_no_round_can_move_ends_the_run(tmp_path):
     each = rounds(total_steps=16, signal_round=2, signal_epochs=2, signal_batches=4)
     with pytest.raises(TrainingStopped, match=r"step 10: the last 10 updates of the retriever"):
         run(tmp_path, each, model=model, schedule="never")
+    assert run(tmp_path, each, resume=True, schedule="never").outcome.finished
 
 
 @pytest.mark.parametrize(

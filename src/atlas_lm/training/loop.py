@@ -72,8 +72,8 @@ def train(
 
     Raises:
         OutOfMemoryError: the machine or the GPU has no more memory; the phase is named.
-        TrainingStopped: ten updates in a row had a loss or gradient that is not finite. The last
-            checkpoint was written before the first of them or holds the same weights.
+        TrainingStopped: ten updates in a row had a loss or gradient that is not finite. A
+            checkpoint is saved first; its weights are those from before the first of them.
     """
     clock = clock or PhaseClock(model_device(state))
     run = _Run(state, cfg, checkpoints, log, evaluate, clock)
@@ -135,9 +135,10 @@ class _Run:
             guilty = guilty_examples(state.model, batches, cfg, train_retriever=learns)
         state.step += 1
         state.freshness.observe(query for batch in batches for query in batch.retriever_query)
-        note_skip(state, done, guilty)
-        with clock("round"):
-            done = learn_from_round(state, cfg, done)
+        with self._kept(of=TrainingStopped):
+            note_skip(state, done, guilty)
+            with clock("round"):
+                done = learn_from_round(state, cfg, done)
         watch(self.monitor, done, state.step)
         self._report(done)
 
@@ -166,15 +167,16 @@ class _Run:
                 is_best(state, cfg, done)
 
     @contextmanager
-    def _kept(self, wanted: bool = True) -> Iterator[None]:
+    def _kept(self, wanted: bool = True, *, of: type[Exception] = Exception) -> Iterator[None]:
         """Save the updates so far where looking at them fails; then what failed is raised.
 
         Args:
             wanted: Whether to: several processes can save only where all have failed alike.
+            of: The failures after which it is saved.
         """
         try:
             yield
-        except Exception:
+        except of:
             if wanted:
                 try:
                     notice(f"saved as {self.save()}")
@@ -234,12 +236,13 @@ def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Up
     )
     if learnt.skipped:
         note_skip(state, replace(done, skipped=learnt.skipped))
-    if state.signals.skipped_in_row >= SKIPS_IN_ROW:
+    if (in_row := state.signals.skipped_in_row) >= SKIPS_IN_ROW:
+        state.signals.skipped_in_row = 0
         raise TrainingStopped(
-            f"step {state.step}: the last {state.signals.skipped_in_row} updates of the retriever "
-            "were not finite, so it no longer learns. Lower training.retriever.lr, raise its "
-            'warmup_steps, or set training.precision="fp32", and resume: the last checkpoint is '
-            "intact"
+            f"step {state.step}: the last {in_row} updates of the retriever were not finite, so it "
+            "no longer learns. Lower training.retriever.lr, raise its warmup_steps, or set "
+            'training.precision="fp32", and resume: this step\'s checkpoint has the retriever '
+            "as it was before them"
         )
     return replace(done, metrics=done.metrics | learnt.metrics, measured=())
 
@@ -286,9 +289,10 @@ def note_skip(state: TrainState, done: Update, guilty: Sequence[str] | None = No
     alone = "" if guilty is None or guilty else " (that of each example alone is)"
     warn(f"step {state.step}: {what} is not finite{alone}, update skipped; examples: {ids}")
     if state.skipped_in_row >= SKIPS_IN_ROW:
+        state.skipped_in_row = 0
         raise TrainingStopped(
             f"step {state.step}: {SKIPS_IN_ROW} updates in a row were not finite (last examples: "
             f"{ids}). Lower training.reader.lr and training.retriever.lr, raise their "
-            'warmup_steps, or set training.precision="fp32", and resume: the weights are those of '
-            f"step {state.step - SKIPS_IN_ROW} and the last checkpoint is intact"
+            'warmup_steps, or set training.precision="fp32", and resume: this step\'s checkpoint '
+            f"has the weights of step {state.step - SKIPS_IN_ROW}"
         )
