@@ -50,6 +50,15 @@ def test_only_passages_that_were_read_count(report):
     assert ground(records, 1).contained.mean == 0.5  # "nobody" stands in the second passage
 
 
+def test_answers_that_nothing_judges_are_not_called_wrong():
+    unjudged = [dataclasses.replace(example, measures=("rouge_l", "f1")) for example in EXAMPLES]
+    opened = evaluate_answers(unjudged, answers("name 0", "name 1", "?", "x"), FOUND, ks=(1,))
+    found = ground(opened.records, 2)
+    assert found.contained.mean == 0.5
+    assert found.contained_right is None
+    assert found.contained_wrong is None
+
+
 def test_a_chosen_label_is_not_sought_in_passages():
     chosen = [dataclasses.replace(example, choices=("a", "b")) for example in EXAMPLES]
     opened = evaluate_answers(chosen, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))

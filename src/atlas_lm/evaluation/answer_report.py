@@ -35,7 +35,8 @@ class Grounding:
     contained_right: Estimate | None
     """The same of right answers; None where there are none."""
     contained_wrong: Estimate | None
-    """The same of wrong ones: they were misled or misread, the others made up."""
+    """The same of wrong ones: they were misled or misread, the others made up. An answer that no
+    metric of `calibration.CORRECT` judges is neither right nor wrong."""
     reachable: Estimate | None
     """Share of the questions of whose answers a passage read contains one: what reading could
     reach."""
@@ -121,7 +122,11 @@ def ground(records: Sequence[AnswerRecord], n_context: int) -> Grounding | None:
     if not answered:
         return None
     inside = [_stands_in(record, n_context) for record in answered]
-    right = [correctness(record) == 1.0 for record in answered]
+    judged = [
+        (value, found == 1.0)
+        for value, record in zip(inside, answered, strict=True)
+        if (found := correctness(record)) is not None
+    ]
     reachable = [
         float(any(passage.has_answer for passage in record.passages[:n_context]))
         for record in answered
@@ -129,8 +134,8 @@ def ground(records: Sequence[AnswerRecord], n_context: int) -> Grounding | None:
     ]
     return Grounding(
         estimate(inside),
-        _share([value for value, is_right in zip(inside, right, strict=True) if is_right]),
-        _share([value for value, is_right in zip(inside, right, strict=True) if not is_right]),
+        _share([value for value, is_right in judged if is_right]),
+        _share([value for value, is_right in judged if not is_right]),
         _share(reachable),
     )
 
