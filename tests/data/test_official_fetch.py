@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import http.server
+import os
+import socket
+import struct
 import threading
 from typing import ClassVar
 
@@ -14,9 +17,14 @@ CONTENT = bytes(range(256)) * 64
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT at /a.jsonl, by range too; at /cut.jsonl it ends half-way the first time."""
+    """Serves CONTENT at /a.jsonl, by range too.
+
+    The first time /cut.jsonl ends half-way, /reset.jsonl is reset there. /changed.jsonl ends
+    half-way too, and is of another version every time.
+    """
 
     asked: ClassVar[list[str | None]] = []
+    sent: ClassVar[list[int]] = []
 
     def do_GET(self):
         asked = self.headers.get("Range")
@@ -24,15 +32,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing.jsonl":
             self.send_error(404, "Not Found")
             return
+        version = f'"{len(self.asked)}"' if self.path.startswith("/changed") else '"1"'
+        first = len(self.asked) == 1
+        if self.headers.get("If-Range", version) != version:
+            asked = None
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         if start >= len(CONTENT):
             self.send_error(416)
             return
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("ETag", version)
         self.end_headers()
-        half = self.path.startswith("/cut") and not asked
-        self.wfile.write(CONTENT[start : len(CONTENT) // 2 if half else None])
+        half = self.path.startswith(("/cut", "/reset", "/changed")) and first
+        self.sent.append(self.wfile.write(CONTENT[start : len(CONTENT) // 2 if half else None]))
+        if half and self.path.startswith("/reset"):
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            os.close(self.connection.detach())
 
     def log_message(self, *_):
         pass
@@ -42,6 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def site(tmp_path, monkeypatch):
     monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     Handler.asked.clear()
+    Handler.sent.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -73,6 +91,21 @@ def test_a_cut_download_goes_on_where_it_stopped(site):
         got(url)
     assert got(url).read_bytes() == CONTENT
     assert Handler.asked == [None, "bytes=8192-"]
+
+
+def test_a_connection_that_is_reset_is_said_and_can_be_run_again(site):
+    with pytest.raises(InputError, match=r"reset.*; check .* run the command again"):
+        got(f"{site}/reset.jsonl")
+    assert got(f"{site}/reset.jsonl").read_bytes() == CONTENT
+
+
+def test_a_cut_download_of_a_file_that_changed_starts_anew(site):
+    with pytest.raises(InputError, match="ended after"):
+        got(f"{site}/changed.jsonl")
+    path = got(f"{site}/changed.jsonl")
+    assert path.read_bytes() == CONTENT
+    assert Handler.sent == [len(CONTENT) // 2, len(CONTENT)]
+    assert [file.name for file in path.parent.iterdir()] == ["changed.jsonl"]
 
 
 def test_a_whole_part_that_was_not_renamed_starts_anew(site, tmp_path):

@@ -7,10 +7,12 @@ import http.client
 import importlib
 import os
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Collection
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,14 @@ HUB = re.compile(
     r"(?:hf://datasets/)?(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/\s]+))?(?:/(?P<file>.+))?"
 )
 BLOCK_BYTES = 1 << 20
+_UNREACHABLE = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    ssl.SSLError,
+    ValueError,
+)
 
 
 def fetch(address: str, *, suffixes: Collection[str], force: bool = False) -> Path:
@@ -98,27 +108,34 @@ def _download(url: str, *, force: bool) -> Path:
     try:
         with full_disk_explained(part):
             _receive(url, part)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ValueError) as error:
+    except InputError:
+        raise
+    except _UNREACHABLE as error:
         reason = getattr(error, "reason", None) or error
         code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
         raise InputError(
-            f"{url}: cannot be downloaded ({code}{reason}); check the address and the connection, "
-            "or download the file elsewhere and give its path"
+            f"{url}: cannot be downloaded ({code}{reason}); check the address and the connection "
+            "and run the command again, or download the file elsewhere and give its path"
         ) from error
     os.replace(part, kept)
+    _version_of(part).unlink(missing_ok=True)
     return kept
 
 
 def _receive(url: str, part: Path) -> None:
-    """Write what is at ``url`` to ``part``, after what is there already.
+    """Write what is at ``url`` to ``part``, after what is there already of the same version.
+
+    A server that names no version is trusted not to have changed the file.
 
     Raises:
         InputError: the server closed the connection before the end; run again to go on.
     """
-    have = part.stat().st_size if part.exists() else 0
+    have, version = part.stat().st_size if part.exists() else 0, _version_of(part)
     request = urllib.request.Request(url, headers={"User-Agent": "atlas-lm"})
     if have:
         request.add_header("Range", f"bytes={have}-")
+        if version.exists():
+            request.add_header("If-Range", version.read_text("utf-8"))
     try:
         answer = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
@@ -133,6 +150,8 @@ def _receive(url: str, part: Path) -> None:
         total = have + int(length) if length else None
         task = progress.add_task("Downloading (MB)", total=total and -(-total >> 20))
         with open(part, "ab" if have else "wb") as file:
+            if not have:
+                _note_version(version, answer.headers)
             while block := answer.read(BLOCK_BYTES):
                 file.write(block)
                 have += len(block)
@@ -142,3 +161,17 @@ def _receive(url: str, part: Path) -> None:
             f"{url}: the connection ended after {have:,} of {total:,} bytes; run the command "
             "again to go on from there"
         )
+
+
+def _version_of(part: Path) -> Path:
+    """Return where the version of an unfinished download is noted."""
+    return part.with_name(f"{part.name}.version")
+
+
+def _note_version(path: Path, headers: Message) -> None:
+    """Keep what `If-Range` takes: a strong ETag, or when the file was changed."""
+    etag = headers.get("ETag", "W/")
+    if version := headers.get("Last-Modified") if etag.startswith("W/") else etag:
+        path.write_text(version, "utf-8")
+    else:
+        path.unlink(missing_ok=True)
