@@ -94,6 +94,10 @@ def test_questions_of_triviaqa_are_joined(tmp_path):
     trivia = write(tmp_path / "unfiltered-web-dev.json", json.dumps(data))
     rows = made(Kilt((trivia,)), [dev], tmp_path / "out")[1]
     assert rows["triviaqa/dev"][0]["input"] == "Who?"
+    data["Data"][0]["Question"] = "Who else?"
+    write(tmp_path / "unfiltered-web-dev.json", json.dumps(data))
+    rows = made(Kilt((trivia,)), [dev], tmp_path / "out")[1]
+    assert rows["triviaqa/dev"][0]["input"] == "Who else?"
     with pytest.raises(
         InputError, match=r"dev_id-kilt.jsonl:1: row 'tc_2' has no input.*--triviaqa"
     ):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from atlas_lm.data.official_dataset import LeftOut, OfficialDataset
 from atlas_lm.data.official_files import (
     OpenedFile,
+    Source,
     damage_explained,
     files_on_disk,
     locate,
@@ -23,6 +24,7 @@ from atlas_lm.data.official_files import (
 from atlas_lm.data.official_rows import parsed
 from atlas_lm.data.triviaqa import TriviaQA
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import sha256_file
 from atlas_lm.tasks import fields
 
 NAMES = (
@@ -86,8 +88,13 @@ class Kilt(OfficialDataset):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Where TriviaQA's questions are."""
-        return {"triviaqa": list(self._triviaqa)}
+        """The files of TriviaQA's questions, by name and SHA-256."""
+        return {
+            "triviaqa": [
+                {"name": source.named, "file": path.name, "sha256": sha256_file(path)}
+                for source, path in _triviaqa_files(self._triviaqa)
+            ]
+        }
 
     def wanted(self, name: PurePosixPath) -> bool:
         """Return whether a file of a directory is of one of the eleven."""
@@ -174,16 +181,20 @@ def _listed(row: Mapping[str, Any], name: str, *, place: str) -> list[Any]:
     return value
 
 
+def _triviaqa_files(sources: tuple[str, ...]) -> list[tuple[Source, Path]]:
+    official = TriviaQA()
+    located = locate(sources, splits=official.splits, suffixes=official.suffixes)
+    return [(source, path) for source in located for path in files_on_disk(source, official)]
+
+
 def _triviaqa_questions(sources: tuple[str, ...]) -> dict[str, str]:
     """Return TriviaQA's questions by id."""
     official = TriviaQA()
-    located = locate(sources, splits=official.splits, suffixes=official.suffixes)
     found: dict[str, str] = {}
-    for source in located:
-        for path in files_on_disk(source, official):
-            for file in opened(source, path, official):
-                with damage_explained(file.place):
-                    found.update(_questions(official, file))
+    for source, path in _triviaqa_files(sources):
+        for file in opened(source, path, official):
+            with damage_explained(file.place):
+                found.update(_questions(official, file))
     return found
 
 
