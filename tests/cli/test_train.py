@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
 import sys
 
 import pytest
 
-from atlas_lm.cli import build_parser, main, train
+from atlas_lm.cli import VERBS, build_parser, main, train
 from atlas_lm.cli.train import resume_command
+from atlas_lm.config import RunConfig, find_recipe, load_recipe
 
 
 def asked(*words: str) -> argparse.Namespace:
@@ -44,3 +46,15 @@ def test_a_profile_of_fewer_than_no_steps_is_refused(capsys):
     with pytest.raises(SystemExit):
         asked("--out", "run", "--profile", "-1")
     assert "no number of steps" in capsys.readouterr().err
+
+
+def test_every_recipe_of_an_example_is_found_and_takes_its_overrides():
+    lines = [line for verb in VERBS for line in build_parser(verb)[1].EXAMPLE.splitlines()]
+    seen = set()
+    for words in (shlex.split(line, comments=True) for line in lines):
+        for before, recipe in itertools.pairwise(words):
+            if before in {"train", "--gradients"} and not recipe.startswith("runs/"):
+                overrides = [word for word in words if "=" in word]
+                load_recipe(find_recipe(recipe), overrides, RunConfig)
+                seen.add(recipe)
+    assert {"quickstart", "recipes/tinyworld.toml"} <= seen

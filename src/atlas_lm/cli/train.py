@@ -22,8 +22,9 @@ from atlas_lm.training.trackers import TRACKERS, require_trackers
 
 HELP = "Fine-tune retriever and reader together, or pre-train a retriever, as a recipe says."
 EXAMPLE = (
-    "atlas-lm train recipes/minipedia_64shot.toml --out runs/64shot training.total_steps=40\n"
-    "  atlas-lm train runs/64shot/recipe.toml --out runs/64shot --resume"
+    "atlas-lm train quickstart --out runs/mine data.shots=0 data.train=questions.jsonl "
+    "'data.passages=[\"my.jsonl\"]'\n"
+    "  atlas-lm train runs/mine/recipe.toml --out runs/mine --resume"
 )
 
 
