@@ -190,8 +190,39 @@ def test_passages_that_repeat_the_guarded_text_give_way_to_the_next(tmp_path):
     assert found.rows[0].tolist() == atlas.store.rows_of(p.id for p in found.passages[0])
     assert found.passages[1] == plain[:3]
     assert found.leaked == (True, False)
+    assert plain[1].id in found.repeating[0]
+    assert found.first(1).repeating == found.repeating
+    assert found.repeating[1] == frozenset()
     short = retrieve(batch, topk=3, **parts).passages[0]
     assert [passage.id for passage in short] == [plain[n].id for n in (0, 2, 1)]
+
+
+def test_pooled_candidates_are_never_passages_that_a_query_may_not_see(tmp_path):
+    pooled, _ = open_run(draw(tmp_path), "objective.pool_candidates=true")
+    config = pooled.config
+    alone = pooled.with_config(
+        replace(config, objective=replace(config.objective, pool_candidates=False))
+    )
+    asked = pooled.ask("who ?").examples[0]
+    first = pooled.retrieve("who ?", 2).passages[0]
+    cut = replace(asked, excluded_passage_ids=frozenset({first[0].id}))
+    guarded = replace(asked, overlap=Overlap(first[1].text, 2))
+    with torch.no_grad():
+        measured = pooled.measure(Batch((asked, cut, guarded))).measured
+        found = {passage.id for passages in measured.passages for passage in passages}
+        losses = [
+            atlas.retriever_loss(replace(measured, withheld=withheld))[0].item()
+            for atlas, withheld in (
+                (alone, ()),
+                (pooled, (frozenset(found),) * 3),
+                (pooled, measured.withheld),
+                (pooled, ()),
+            )
+        ]
+    assert measured.withheld[:2] == (frozenset(), {first[0].id})
+    assert first[1].id in measured.withheld[2]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[1] < losses[2] < losses[3]
 
 
 def test_the_retriever_is_asked_what_the_example_says(tmp_path):

@@ -29,6 +29,7 @@ from atlas_lm.retrieve import (
     n_findable,
     no_passages,
     retrieve,
+    withheld,
 )
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.retriever.embedding import inner_products
@@ -161,7 +162,11 @@ class Atlas:
             metrics=retrieved.metrics,
             rows=retrieved.rows,
             measured=Measured(
-                batch.ids, tuple(batch.retriever_query), retrieved.passages, reading.signals
+                batch.ids,
+                tuple(batch.retriever_query),
+                retrieved.passages,
+                reading.signals,
+                withheld(batch, retrieved),
             ),
         )
 
@@ -187,8 +192,12 @@ class Atlas:
         pool_score = inner_products(retriever.embed_queries(measured.query), pool)
         if retriever.settings.similarity != "cosine":
             pool_score = pool_score / retriever.dim**0.5
-        own = [[passage.id for passage in row] for row in measured.passages]
-        wide = widened_score(retriever_score, pool_score, foreign(own, ids))
+        hidden_of = measured.withheld or (frozenset(),) * len(measured.passages)
+        known = [
+            {passage.id for passage in row} | hidden
+            for row, hidden in zip(measured.passages, hidden_of, strict=True)
+        ]
+        wide = widened_score(retriever_score, pool_score, foreign(known, ids))
         return wide, widened_signals(measured.signals, len(ids))
 
     def retrieve(

@@ -127,12 +127,13 @@ def without_overlap(batch: Batch, found: Retrieved, topk: int) -> Retrieved:
 
     Where too few are left the best of the others fill the gap, behind them.
     """
-    orders, leaked = [], []
+    orders, leaked, repeating = [], [], []
     for example, passages in zip(batch.examples, found.passages, strict=True):
         repeats = Repeats(example.overlap) if example.overlap else None
         kept = [n for n, passage in enumerate(passages) if not (repeats and repeats(passage))]
         leaked.append(kept[:topk] != list(range(min(topk, len(passages)))))
         others = [n for n in range(len(passages)) if n not in set(kept)]
+        repeating.append(frozenset(passages[n].id for n in others))
         orders.append([*kept, *others][:topk])
     order = torch.tensor(orders)
     return Retrieved(
@@ -143,6 +144,7 @@ def without_overlap(batch: Batch, found: Retrieved, topk: int) -> Retrieved:
         found.scores.gather(1, order),
         found.rows.gather(1, order),
         tuple(leaked),
+        tuple(repeating),
     )
 
 
@@ -192,6 +194,15 @@ def excluded_rows(batch: Batch, store: PassageStore) -> list[list[int]] | None:
     if not any(example.excluded_passage_ids for example in batch.examples):
         return None
     return [_rows(example, store) for example in batch.examples]
+
+
+def withheld(batch: Batch, found: Retrieved) -> tuple[frozenset[str], ...]:
+    """Return the ids of the passages that each query may not see: excluded, or repeating it."""
+    repeating = found.repeating or (frozenset(),) * len(batch)
+    return tuple(
+        example.excluded_passage_ids | ids
+        for example, ids in zip(batch.examples, repeating, strict=True)
+    )
 
 
 def n_findable(store: PassageStore, allowed_rows: Bool[Tensor, " n"] | None) -> int:

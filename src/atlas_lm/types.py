@@ -118,6 +118,8 @@ class Retrieved:
     leaked: tuple[bool, ...] = ()
     """Whether passages were left out for each query because they repeat its `Overlap`; empty where
     no query has one."""
+    repeating: tuple[frozenset[str], ...] = ()
+    """Ids of the passages found for each query that repeat its `Overlap`; empty as above."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -131,6 +133,7 @@ class Retrieved:
             self.scores[:, :n_context],
             self.rows[:, :n_context],
             self.leaked,
+            self.repeating,
         )
 
 
@@ -347,6 +350,9 @@ class Measured:
     query: tuple[str, ...]
     passages: tuple[tuple[Passage, ...], ...]
     signals: ReaderSignals
+    withheld: tuple[frozenset[str], ...] = ()
+    """Ids of passages that each query may not be shown, however well they fit it: no negatives.
+    Empty: none are known, as after a round of signals, where no candidates are pooled."""
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ def signals():
 
 
 def test_a_foreign_passage_is_another_querys_and_counts_once():
-    own = [["a", "b"], ["b", "c"]]
+    known = [["a", "b"], {"b", "c"}]
     expected = [[False, False, False, True], [True, False, False, False]]
-    assert foreign(own, ["a", "b", "b", "c"]).tolist() == expected
+    assert foreign(known, ["a", "b", "b", "c"]).tolist() == expected
     assert foreign([["x"]], ["a", "a"]).tolist() == [[True, False]]
 
 

@@ -44,7 +44,8 @@ class ObjectiveConfig:
     """Use the attention mass as it is, or on the scale of the original code."""
     pool_candidates: bool = False
     """Score every query against the passages of all queries of its micro-batch, on all processes;
-    those that are not its own count as useless, and get no gradient from it."""
+    those that are not its own count as useless, and get no gradient from it. Passages that it may
+    not be shown, such as the one that its text was cut from, are left out."""
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVE_NAMES and self.objective not in ALIASES:

@@ -2,12 +2,13 @@
 
 A query's own K passages keep what the reader made of them. Those of the other queries, which the
 reader has not read for it, count as useless: their gold probability is 0. So the loss stays
-KL(gold || p_retr), or EMDR²'s marginal, and only p_retr's softmax runs over more passages.
+KL(gold || p_retr), or EMDR²'s marginal, and only p_retr's softmax runs over more passages. Those
+that a query may not be shown, such as the one that its text was cut from, are none of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,16 +20,16 @@ USELESS = 1e4
 """Nats by which the reader is said to prefer any passage to one that is not the query's own."""
 
 
-def foreign(own: Sequence[Sequence[str]], pool: Sequence[str]) -> Bool[Tensor, "bsz pool"]:
+def foreign(known: Sequence[Collection[str]], pool: Sequence[str]) -> Bool[Tensor, "bsz pool"]:
     """Return True where a passage of the pool is another query's, once for each passage.
 
     Args:
-        own: ids of each query's passages.
+        known: ids of each query's passages, and of those that it may not be shown.
         pool: ids of the passages of all queries; of repeated ones the first counts.
     """
     first = torch.tensor([pool.index(one) == place for place, one in enumerate(pool)])
-    rows = [[one not in mine for one in pool] for mine in map(set, own)]
-    return torch.tensor(rows, dtype=torch.bool).view(len(own), len(pool)) & first
+    rows = [[one not in mine for one in pool] for mine in map(set, known)]
+    return torch.tensor(rows, dtype=torch.bool).view(len(known), len(pool)) & first
 
 
 def widened_score(
