@@ -299,6 +299,10 @@ def test_one_seed_gives_one_encoder():
         ({"crop_share": 0.9}, "sum to 1"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"batch_size": 1}, "batch_size=1"),
+        ({"deletion": 1.0}, "deletion=1.0"),
+        ({"momentum": 1.5}, "momentum=1.5"),
+        ({"queue_size": 0}, "queue_size=0"),
+        ({"key_maxlength": 0}, "key_maxlength=0"),
     ],
 )
 def test_impossible_options_are_refused_by_name(change, named):

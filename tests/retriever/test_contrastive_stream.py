@@ -174,6 +174,14 @@ def test_an_encoder_that_compares_otherwise_is_refused(plain_dir, tmp_path):
         ContrastiveLearner(encoder.untie(), made, CONTRASTIVE)
 
 
+def test_pieces_longer_than_the_encoder_reads_are_refused(encoder, tmp_path):
+    made = sampler(encoder, PassageStore.open(write_corpus(tmp_path / "p.jsonl")))
+    most = encoder.query_encoder.config.max_position_embeddings - 2
+    ContrastiveLearner(encoder, made, replace(CONTRASTIVE, key_maxlength=most))
+    with pytest.raises(InputError, match=rf"key_maxlength={most + 1} .*at most {most}$"):
+        ContrastiveLearner(encoder, made, replace(CONTRASTIVE, key_maxlength=most + 1))
+
+
 def test_learning_rate_rises_and_falls_to_zero():
     fit = FitConfig(steps=10, warmup_steps=2, learning_rate=1.0)
     assert [fit.learning_rate_at(step) for step in range(3)] == [0.5, 1.0, 1.0]

@@ -108,6 +108,13 @@ class ContrastiveConfig:
             )
         if self.temperature <= 0:
             raise InputError(f"contrastive.temperature={self.temperature} must be positive")
+        if not 0 <= self.deletion < 1:
+            raise InputError(f"contrastive.deletion={self.deletion}: give 0 or more, less than 1")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"contrastive.momentum={self.momentum}: give 0 or more, less than 1")
+        for name in ("query_maxlength", "key_maxlength", "queue_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"contrastive.{name}={getattr(self, name)}: give 1 or more")
         if self.batch_size < 2 or self.steps < 1 or self.embedding_steps < 0:
             raise InputError(
                 f"contrastive: batch_size={self.batch_size} must be at least 2, "

@@ -26,6 +26,7 @@ from atlas_lm.retriever.embedding import (
     encode,
     inner_products,
 )
+from atlas_lm.retriever.loading import position_limit
 from atlas_lm.retriever.tokenization import batches_by_length, pad
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
@@ -41,7 +42,8 @@ class ContrastiveLearner:
         batch_tokens: Padded tokens encoded at a time; 0 takes what suits the device.
 
     Raises:
-        InputError: the retriever has two encoders, or compares otherwise than ``cfg`` says.
+        InputError: the retriever has two encoders, compares otherwise than ``cfg`` says, or reads
+            fewer tokens than the pieces of ``cfg`` have.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ContrastiveLearner:
         self.cfg = cfg
         self.batch_tokens = batch_tokens
         self.frame = special_frame(retriever.query_tokenizer)
+        _check_lengths(retriever, cfg, specials=len(self.frame[0]) + len(self.frame[1]))
         queued = cfg.negatives == "queue"
         self.slow = copy.deepcopy(retriever).requires_grad_(False) if queued else None
         self.queue = KeyQueue(cfg.queue_size, retriever.dim, retriever.device) if queued else None
@@ -147,6 +150,16 @@ class ContrastiveLearner:
             pieces.append(encode(model.query_encoder, tokens, model.settings))
             order += places
         return torch.cat(pieces)[torch.tensor(order, device=device).argsort()]
+
+
+def _check_lengths(retriever: BiEncoder, cfg: ContrastiveConfig, *, specials: int) -> None:
+    limit = position_limit(retriever.query_encoder)
+    for name in ("query_maxlength", "key_maxlength"):
+        if limit is not None and getattr(cfg, name) + specials > limit:
+            raise InputError(
+                f"contrastive.{name}={getattr(cfg, name)} and {specials} special tokens are more "
+                f"than the {limit} tokens the encoder reads; give at most {limit - specials}"
+            )
 
 
 def special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids, int]:
