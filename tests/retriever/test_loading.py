@@ -67,6 +67,18 @@ def test_missing_weights_are_an_error_and_not_random(copied: Path) -> None:
         BiEncoder.from_pretrained(copied, settings=DOT)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_stored_in_half_precision_are_opened_in_float32(
+    plain_dir: Path, tmp_path: Path, stored: torch.dtype
+) -> None:
+    whole = BiEncoder.from_pretrained(plain_dir, settings=DOT)
+    whole.query_encoder.to(stored).save_pretrained(tmp_path)
+    whole.query_tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(stored)[6:]
+    opened = BiEncoder.from_pretrained(tmp_path, settings=DOT)
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.float32}
+
+
 def test_unreadable_directories(copied: Path, tmp_path: Path) -> None:
     (copied / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(InputError, match="not a model that transformers can open"):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import snapshot_download
 from transformers import (
@@ -70,7 +71,7 @@ def local_directory(name_or_path: str | Path) -> Path:
 
 
 def load_tower(path: Path, settings: EncoderSettings) -> Tower:
-    """Return the encoder and tokenizer of a transformers directory, in eval mode.
+    """Return the encoder and tokenizer of a transformers directory, in eval mode and float32.
 
     The pooler of BERT-like models is left out: no embedding here uses it.
 
@@ -112,7 +113,7 @@ def _load_encoder(path: Path, config: Any) -> tuple[PreTrainedModel, Mapping[str
     has_pooler = "add_pooling_layer" in inspect.signature(mapping[kind].__init__).parameters
     options = {"add_pooling_layer": False} if has_pooler else {}
     encoder, loading = auto.from_pretrained(
-        path, use_safetensors=True, output_loading_info=True, **options
+        path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
     )
     return encoder, loading
 
