@@ -61,7 +61,10 @@ def test_entity_linking_asks_with_the_words_around_the_mention():
     assert asked.startswith("Paris: b52")
     assert "Paris a0" in asked
     assert asked.endswith("a47")
-    assert text in example.query
+    around = "b98 b99 [START_ENT] Paris [END_ENT] a0 a1"
+    assert around in example.query
+    assert {"b52", "a47"} < set(example.query.split())
+    assert not {"b51", "a48"} & set(example.query.split())
 
 
 def test_slot_filling_leaves_the_separator_out():

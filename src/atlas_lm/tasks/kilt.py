@@ -11,7 +11,8 @@ from atlas_lm.tasks.base import ReaderKind, TemplatedTask, Templates
 from atlas_lm.types import Example
 
 MENTION = 48
-"""Words around a marked mention that the retriever is asked with, on either side."""
+"""Words around a marked mention that are kept, on either side: whole documents are longer than what
+is read of a query."""
 _MARKS = ("[START_ENT]", "[END_ENT]")
 
 
@@ -19,8 +20,9 @@ class KiltTask(TemplatedTask):
     """``{id, input, output: [{answer, provenance: [{wikipedia_id, ...}]}]}``.
 
     Every output with an answer gives an accepted answer, every one with provenance a set of pages
-    that is evidence enough. In entity linking the retriever is asked with the words around the
-    marked mention; in slot filling the separator between subject and relation is left out.
+    that is evidence enough. In entity linking both halves are asked with the words around the
+    mention, which stays marked for the reader; in slot filling the separator between subject and
+    relation is left out.
     """
 
     templates: ClassVar[Mapping[ReaderKind, Templates]] = {
@@ -38,7 +40,7 @@ class KiltTask(TemplatedTask):
 
     def process(self, row: Mapping[str, Any], *, place: str) -> Example:
         """Return the example a row describes; see `Task.process`."""
-        asked = fields.text(row, "input", place=place)
+        asked = around_mention(fields.text(row, "input", place=place).replace(" [SEP] ", " "))
         answers, provenance = read_outputs(row, place=place)
         for answer in answers if self.labels else ():
             if answer not in self.labels:
@@ -47,7 +49,7 @@ class KiltTask(TemplatedTask):
                     f"{did_you_mean(answer, self.labels)}; mend it or drop the row"
                 )
         return Example(
-            query=self.query_wording.format(input=asked.replace(" [SEP] ", " ")),
+            query=self.query_wording.format(input=asked),
             target=self.target_wording.format(answer=answers[0]) if answers else "",
             answers=answers,
             choices=tuple(self.target_wording.format(answer=label) for label in self.labels),
@@ -136,15 +138,23 @@ def read_outputs(
     return tuple(dict.fromkeys(answers)), tuple(dict.fromkeys(pages))
 
 
-def sought(asked: str) -> str:
-    """Return what the retriever is asked: the words around the marked mention, or all of it."""
-    asked = asked.replace(" [SEP] ", " ")
-    if _MARKS[0] not in asked:
+def around_mention(asked: str) -> str:
+    """Return the marked mention with at most `MENTION` words on either side; else all of it."""
+    before, start, rest = asked.partition(_MARKS[0])
+    if not start:
         return asked
-    before, _, rest = asked.partition(_MARKS[0])
+    mention, end, after = rest.partition(_MARKS[1])
+    words = [*before.split()[-MENTION:], start, *mention.split(), end, *after.split()[:MENTION]]
+    return " ".join(words)
+
+
+def sought(asked: str) -> str:
+    """Return what the retriever is asked: the mention, then all words without the marks."""
+    before, start, rest = asked.partition(_MARKS[0])
+    if not start:
+        return asked
     mention, _, after = rest.partition(_MARKS[1])
-    words = [*before.split()[-MENTION:], *mention.split(), *after.split()[:MENTION]]
-    return f"{mention.strip()}: {' '.join(words)}"
+    return f"{mention.strip()}: {' '.join(f'{before} {mention} {after}'.split())}"
 
 
 def _pages(provenance: Any, *, place: str) -> frozenset[str]:
