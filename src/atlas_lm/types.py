@@ -333,7 +333,10 @@ class Reader(Protocol):
     def attention_share(
         self, inputs: Any, generated: Sequence[Generated]
     ) -> Float[Tensor, "bsz n_context"]:
-        """Return each passage's share of the attention mass of the generated answer; sums to 1."""
+        """Return each passage's share of the attention mass of the generated answer; sums to 1.
+
+        In closed book there are none: ``bsz 0``.
+        """
         ...
 
     def save_pretrained(self, path: Any) -> None:

@@ -108,6 +108,12 @@ def test_evaluate_closed_book_needs_no_retriever(tiny, capsys):
     assert "recall_at_1" not in metrics
 
 
+def test_answer_closed_book_has_no_sources(tiny, capsys):
+    closed = ("answer", "--reader", tiny.drawn / "reader", "--passages-from", "none")
+    assert said(capsys, *closed, "Who is it?")["passages"] == []
+    assert main([*map(str, closed), "Who is it?"]) == 0
+
+
 def test_a_trained_run_answers_scores_and_is_inspected(trained, tiny, capsys):
     model = ["--model", trained / "model", "--index", trained / "index"]
     answer = said(capsys, "answer", *model, "--n-context", 4, "who ?")
