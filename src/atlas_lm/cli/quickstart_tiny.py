@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +17,10 @@ from atlas_lm.runtime.logs import notice
 METRICS = (*(f"recall_at_{k}" for k in KS), "exact_match")
 
 
-def run_tiny(args: argparse.Namespace) -> int:
+def run_tiny(out: Path, overrides: Sequence[str], *, as_json: bool) -> int:
     """Run the made-up world under each objective and show what came of it."""
-    out = Path(args.out)
-    result = run_tinyworld(out, overrides=args.overrides)
-    if args.json:
+    result = run_tinyworld(out, overrides=overrides)
+    if as_json:
         best = next(iter(result.objectives))
         print_json(
             {
