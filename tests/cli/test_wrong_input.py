@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime import files
 from atlas_lm.runtime.errors import InputError
+from tests.cli.test_verbs import run_overrides
 
 GOOD = [{"id": str(n), "title": "T", "text": f"text {n}"} for n in range(8)]
 
@@ -222,3 +224,19 @@ def test_more_shots_than_questions_say_how_to_take_all(tiny, tmp_path, capsys):
     )
     assert "data.shots=100000" in message
     assert "data.shots=0" in message
+
+
+def test_an_out_that_is_a_file_or_must_not_be_written_is_named(tiny, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "README.md"
+    file.touch()
+    for words in (["quickstart"], ["quickstart", "--tiny"], ["quickstart", "--force"]):
+        assert f"{file}: Not a directory" in complaint(capsys, *words, "--out", file)
+    words = ["train", "tinyworld", *run_overrides(tiny), "training.total_steps=3"]
+    assert f"{file}: File exists" in complaint(capsys, *words, "--out", file)
+
+    def forbidden(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    out = tmp_path / "run"
+    assert f"{out}: Permission denied" in complaint(capsys, *words, "--out", out)

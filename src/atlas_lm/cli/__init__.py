@@ -84,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(module.run(parse(arguments[1:])))
     except InputError as error:
         return _complain(str(error))
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}; mend it, or name another place")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
