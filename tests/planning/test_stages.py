@@ -1,22 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-import torch
 
 from atlas_lm.index import IndexSettings, kinds
-from atlas_lm.planning import Machine, Throughput, assumed, measured, stages, state_bytes
-from atlas_lm.planning.stages import PROCESS_BYTES
+from atlas_lm.planning import Machine, Throughput, assumed, stages, state_bytes
 from atlas_lm.planning.work import training_cost
 from tests.index.conftest import DIM
 from tests.index.keeping import built, write
-from tests.planning.small import RealStep, encoder, fid, request
+from tests.planning.small import RealStep, encoder, request
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -176,65 +170,3 @@ def test_assumed_rates_say_so():
         request(device="cuda", precision="bf16"), Machine(ram_bytes=1, gpu_name="NVIDIA H100")
     )
     assert named.train_flops > gpu.train_flops
-
-
-def median_seconds(work, runs: int = 5) -> float:
-    work()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
-@pytest.mark.slow
-def test_times_follow_from_what_was_measured():
-    """Predicted and real, both timed here and now: a busy machine gets three chances."""
-    torch.set_num_threads(1)
-    asked = request(
-        reader=fid(5, 128, dropout_rate=0.1), retriever=encoder(6, 128), dim=128, n_context=8
-    )
-    ratios = []
-    for _ in range(3):
-        speed = measured(asked)
-        predicted = by_name(asked, speed=speed)["train step"].seconds
-        real = median_seconds(RealStep(asked))
-        ratios.append(predicted / real)
-        if abs(ratios[-1] - 1) < 0.2:
-            return
-    pytest.fail(f"predicted over real: {ratios}")
-
-
-RUN = """
-import sys
-import torch
-torch.set_num_threads(1)
-from tests.planning.small import RealStep, encoder, fid, request
-asked = request(reader=fid(6, 256), retriever=encoder(4, 256), dim=256, n_context=20,
-                passage_tokens=120)
-step = RealStep(asked)
-for _ in range(2):
-    step()
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-"""
-
-
-@pytest.mark.slow
-def test_memory_of_a_process_that_trains():
-    root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN],
-        env={"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    real = int(run.stdout.split()[-1])
-    asked = request(
-        reader=fid(6, 256), retriever=encoder(4, 256), dim=256, n_context=20, passage_tokens=120
-    )
-    stage = by_name(asked)["train step"]
-    assert stage.ram_bytes > 2 * PROCESS_BYTES  # the models weigh, not the libraries
-    assert stage.ram_bytes == pytest.approx(real, rel=0.2)

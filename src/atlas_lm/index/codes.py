@@ -34,6 +34,8 @@ QUERY_LEVELS = 63
 """Steps from zero to a query's largest component."""
 PACKED_SHARE = 4
 """Codes are packed where they take at most this part (one in so many) of the machine's memory."""
+PACKED_COMPONENTS = 512
+"""Packed rows are padded to a multiple of so many components (FBGEMM's blocks with AVX2)."""
 
 
 def supported() -> bool:
@@ -48,6 +50,11 @@ def packing_supported() -> bool:
         and hasattr(torch, "_make_per_channel_quantized_tensor")
         and hasattr(torch.ops.quantized, "linear_dynamic")
     )
+
+
+def packed_bytes(rows: int, dim: int) -> int:
+    """Return the memory that packed codes take."""
+    return rows * -(-dim // PACKED_COMPONENTS) * PACKED_COMPONENTS
 
 
 class Int8Scan:
@@ -66,9 +73,10 @@ class Int8Scan:
         """
         self.vectors = vectors
         self._mapped = mapped
-        fits = vectors.codes.numel() <= usable_bytes() // PACKED_SHARE
+        fits = packed_bytes(*vectors.codes.shape) <= usable_bytes() // PACKED_SHARE
         self.may_pack = packing_supported() and (fits if pack is None else pack)
         self._packed: list[Any] = [None] * -(-len(vectors) // CHUNK_ROWS)
+        self._room: Tensor | None = None
         self.largest_step = _largest(vectors.scales)
         """The greatest step of a row: no component of a row is off by more than half of it."""
 
@@ -97,8 +105,16 @@ class Int8Scan:
         """Pack that many more chunks of codes into memory, all if None."""
         missing = (chunk for chunk, packed in enumerate(self._packed) if packed is None)
         for chunk in itertools.islice(missing, chunks):
-            codes, scales = self._chunk(chunk)
-            self._packed[chunk] = _packed(codes, scales)
+            self._pack_one(chunk)
+
+    def _pack_one(self, chunk: int) -> None:
+        codes, scales = self._chunk(chunk)
+        if self._room is None:  # one for all chunks, or each leaves a hole in the heap
+            self._room = torch.empty((CHUNK_ROWS, codes.shape[1]), dtype=torch.uint8)
+        signed = torch.bitwise_xor(codes, OFFSET, out=self._room[: len(codes)])
+        self._packed[chunk] = _packed(signed.view(torch.int8), scales)
+        if self.n_packed == len(self._packed):
+            self._room = None
 
     def replace_(self, rows: Int64[Tensor, " some"], fresh: Int8Vectors) -> None:
         """Replace the codes of some rows; codes that were a file's are copied first."""
@@ -187,10 +203,9 @@ def _largest(scales: Float32[Tensor, " n"]) -> float:
     return float(scales.max()) if len(scales) else 0.0
 
 
-def _packed(codes: Tensor, scales: Tensor) -> Any:
-    """Return the codes in FBGEMM's layout: a copy of one byte a component."""
-    signed = (codes ^ OFFSET).view(torch.int8)
-    zeros = torch.zeros(len(codes), dtype=torch.int64)
+def _packed(signed: Tensor, scales: Tensor) -> Any:
+    """Return signed codes in FBGEMM's layout: a copy of one byte a component."""
+    zeros = torch.zeros(len(signed), dtype=torch.int64)
     steps = torch.where(scales > 0, scales, 1.0).double()
     with _PACKING, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor.*")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from atlas_lm.index.codes import PACKED_SHARE, packed_bytes
 from atlas_lm.index.size import ROW_OF_STORE, WIDTH, IndexSize
 from atlas_lm.planning import work
 from atlas_lm.planning.counting import parameter_bytes
@@ -24,8 +25,6 @@ ALLOCATOR_SLACK = 0.25
 C library keeps. Measured: 0.2 to 0.33."""
 PASSAGES_AT_A_TIME = 4096
 """Passages that a build or refresh holds at once; see `index.build`."""
-PACKED_SHARE = 4
-"""int8 codes are packed in memory where they take at most one in so many bytes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +120,10 @@ def _open(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
 def _search(request: PlanRequest, share: IndexSize, machine: Machine, speed: Throughput) -> Stage:
     queries = request.bsz * request.world
     own = {"scores and candidates": float(queries * request.topk * 64)}
-    codes = share.rows * request.dim
+    packed = packed_bytes(share.rows, request.dim)
     first_pass = share.exact or share.kind == "int8"
-    if request.index_device == "cpu" and first_pass and codes <= machine.ram_bytes / PACKED_SHARE:
-        own["codes packed for small batches"] = float(codes)
+    if request.index_device == "cpu" and first_pass and packed <= machine.ram_bytes / PACKED_SHARE:
+        own["codes packed for small batches"] = float(packed)
     if share.cold_bytes:
         own["rescored rows, read from disk"] = 0.0
     return _placed(

@@ -20,7 +20,12 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from atlas_lm.index import Fingerprint, FlatIndex
+from atlas_lm.index import Fingerprint, FlatIndex, Index, IndexSettings
+from atlas_lm.index.binary import BinaryIndex, encode_signs
+from atlas_lm.index.coded import Facts
+from atlas_lm.index.int8 import Int8Index
+from atlas_lm.index.size import index_size
+from atlas_lm.index.vectors import encode_int8
 from atlas_lm.planning import work
 from atlas_lm.planning.counting import counted
 from atlas_lm.planning.machine import Machine
@@ -191,15 +196,39 @@ def _writer(
 
 
 def _scan_rate(request: PlanRequest) -> float:
-    """Return bytes a second of an exact search over as many rows as take a moment."""
+    """Return bytes read a second by a search of the planned kind, over rows that take a moment.
+
+    The rate of a flat index stands in for faiss' and Milvus'.
+    """
     rows = min(request.rows_of_rank, 2**26 // request.dim)
+    kind = request.index if request.index in ("int8", "binary") else "flat"
+    size = index_size(kind, rows=rows, dim=request.dim, keep_vectors=request.keep_vectors)
+    index = _made_up_index(kind, rows, request)
+    query = torch.randn(request.bsz * request.world, request.dim)
+    topk = min(request.topk, rows)
+    return size.hot_bytes / _seconds(lambda: index.search(query, topk))
+
+
+def _made_up_index(kind: str, rows: int, request: PlanRequest) -> Index:
+    """Return an index of random vectors in memory; codes are packed, as they are after a while."""
+    vectors = torch.randn(rows, request.dim)
     fingerprint = Fingerprint(
         encoder="", template="", pooling="", similarity="", max_length=1, dim=request.dim, corpus=""
     )
-    index = FlatIndex(torch.randn(rows, request.dim), fingerprint=fingerprint)
-    query = torch.randn(request.bsz * request.world, request.dim)
-    topk = min(request.topk, rows)
-    return rows * request.dim * 4 / _seconds(lambda: index.search(query, topk))
+    if kind == "flat":
+        flat = FlatIndex(vectors, fingerprint=fingerprint)
+        flat.add_codes_()
+        flat.pack_()
+        return flat
+    settings = IndexSettings(kind=kind, keep_vectors=request.keep_vectors)  # type: ignore[arg-type]
+    facts = Facts(count=rows, settings=settings, fingerprint=fingerprint)
+    kept = vectors if request.keep_vectors else None
+    if kind == "int8":
+        coded = Int8Index(facts, encode_int8(vectors), kept)
+        coded.pack_()
+        return coded
+    codes = None if request.keep_vectors else encode_int8(vectors)
+    return BinaryIndex(facts, encode_signs(vectors), codes, kept)
 
 
 def _update_rate() -> float:
