@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from atlas_lm.cli import main
-from atlas_lm.cli.examples import training_examples
+from atlas_lm.cli.examples import check_sentinels, training_examples
 from atlas_lm.config import RunConfig, load_recipe
 from atlas_lm.data.tinymodels import tiny_reader
+from atlas_lm.reader import open_reader
 from atlas_lm.runtime.errors import InputError
 
 SENTINELS = [f"<extra_id_{n}>" for n in range(100)]
@@ -302,6 +303,17 @@ def test_masking_for_a_reader_without_sentinels(tiny, tmp_path, capsys):
     said = refused(capsys, *words, f"data.index={tiny.index}")
     assert "hides spans behind <extra_id_0>, which the vocabulary of" in said
     assert "task.pretext.sentinel" in said
+
+
+def test_masking_for_a_reader_with_fewer_sentinels_says_how_many(tmp_path):
+    tiny_reader([*SENTINELS[:3], "w"], seed=0).save_pretrained(tmp_path / "reader")
+    words = [f"reader.path={tmp_path}/reader", "task.task=mlm"]
+    reader = open_reader(tmp_path / "reader")
+    config = load_recipe(None, words, RunConfig)
+    with pytest.raises(InputError, match=r"to <extra_id_99>, but .* <extra_id_2>; .*sentinels=3$"):
+        check_sentinels(config, config.task, reader)
+    enough = load_recipe(None, [*words, "task.pretext.sentinels=3"], RunConfig)
+    check_sentinels(enough, enough.task, reader)
 
 
 def test_few_shots_are_questions_each_in_all_its_orders(tiny, reader, files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,18 +56,27 @@ def training_examples(config: RunConfig, task: TaskConfig, kind: ReaderKind = "f
 
 
 def check_sentinels(config: RunConfig, task: TaskConfig, reader: Reader) -> None:
-    """Refuse to mask spans for a T5 reader whose vocabulary has no sentinels.
+    """Refuse to mask spans for a T5 reader whose vocabulary has not as many sentinels.
 
     Raises:
         InputError: as said.
     """
     if reader.settings.kind != "fid" or not _has(config, task, MLMTask):
         return
-    sentinel = (task.pretext.sentinel or "<extra_id_{n}>").replace("{n}", "0")
-    if sentinel not in reader.tokenizer.get_vocab():
+    wording, wanted = task.pretext.sentinel or "<extra_id_{n}>", task.pretext.sentinels
+    sentinels = [wording.replace("{n}", str(number)) for number in range(wanted)]
+    vocabulary = reader.tokenizer.get_vocab()
+    known = list(takewhile(vocabulary.__contains__, sentinels))
+    if len(known) < 2:
         raise InputError(
-            f"task mlm hides spans behind {sentinel}, which the vocabulary of {config.reader.path} "
-            "has not; name one that it has in task.pretext.sentinel, or take task lm"
+            f"task mlm hides spans behind {sentinels[len(known)]}, which the vocabulary of "
+            f"{config.reader.path} has not; name one that it has in task.pretext.sentinel, or take "
+            "task lm"
+        )
+    if len(known) < wanted:
+        raise InputError(
+            f"task mlm hides spans behind {sentinels[0]} to {sentinels[-1]}, but the vocabulary of "
+            f"{config.reader.path} ends with {known[-1]}; set task.pretext.sentinels={len(known)}"
         )
 
 
