@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers.normalizers import Lowercase
 
 from atlas_lm.data.tinymodels import tiny_reader
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint
@@ -19,27 +20,30 @@ END = 9
 
 
 def test_what_can_follow_a_beginning():
-    answers = AllowedAnswers([[1, 2, END], [1, END], [1, 3, END], [4, END], [1, END]])
+    rows = [[1, 2, END], [1, END], [1, 3, END], [4, END], [1, END]]
+    answers = AllowedAnswers(rows, "abcde")
     assert len(answers) == 4
     assert answers.following([]) == [1, 4]
     assert answers.following([1]) == [2, 3, END]
     assert answers.following([1, 2]) == [END]
     assert answers.following([1, END]) == []
     assert answers.following([7]) == []
+    assert [answers.target(row) for row in (*rows, [1], [9, 9])] == [*"abcdb", None, None]
 
 
 def test_a_large_set_is_quick_to_ask():
-    answers = AllowedAnswers([n // 100, n % 100, END] for n in range(10_000))
+    numbers = range(10_000)
+    answers = AllowedAnswers(([n // 100, n % 100, END] for n in numbers), map(str, numbers))
     assert len(answers.following([])) == 100
 
 
 def test_no_answer_is_refused():
     with pytest.raises(InputError, match="no answer is allowed"):
-        AllowedAnswers([])
+        AllowedAnswers([], [])
 
 
 def test_a_prompt_counts_as_written_where_answers_begin_with_it():
-    answers = AllowedAnswers([[1, 2, END], [1, 3, END]])
+    answers = AllowedAnswers([[1, 2, END], [1, 3, END]], "ab")
     assert Constraint([answers], [[1]]).following(0, []) == [2, 3]
     assert Constraint([answers], [[8]]).following(0, []) == [1]
 
@@ -103,6 +107,32 @@ def test_a_prompt_is_continued_to_an_allowed_answer(fid):
         allowed=[("red sky", "blue sea")] * 2,
     )
     assert [answer.text for answer in written] == ["sky", "sky"]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_an_answer_keeps_the_letters_that_the_tokenizer_loses(num_beams):
+    reader = tiny_reader([*WORDS, "<extra_id_0>"], seed=1)
+    reader.tokenizer.backend_tokenizer.normalizer = Lowercase()
+    reader.tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>"]})
+    generation = Generation(max_new_tokens=4, num_beams=num_beams)
+    allowed = [("<extra_id_0> Red Sky",), ("Blue 東", "blue 京")]
+    written = reader.generate(inputs_of(reader), generation, allowed=allowed)
+    assert [answer.text for answer in written] == ["Red Sky", "Blue 東"]
+    begun = reader.generate(
+        inputs_of(reader), generation, decoder_prompt=["<extra_id_0> Red", "Blue"], allowed=allowed
+    )
+    assert [answer.text for answer in begun] == ["Sky", "東"]
+
+
+def test_a_decoder_only_reader_keeps_the_letters_that_its_tokenizer_loses():
+    reader = toy_reader(target_format=" Answer: {target}")
+    reader.tokenizer.backend_tokenizer.normalizer = Lowercase()
+    inputs = reader.collate(["who"], [[Passage("1", "a b")]])
+    generation = Generation(max_new_tokens=8)
+    written = reader.generate(inputs, generation, allowed=[("Ada B",)])
+    assert written[0].text == "Answer: Ada B"
+    written = reader.generate(inputs, generation, decoder_prompt=["Ada"], allowed=[("Ada B",)])
+    assert written[0].text == "B"
 
 
 def test_several_targets_scored_at_once_are_scored_alike(fid):

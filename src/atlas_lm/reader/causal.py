@@ -24,8 +24,9 @@ from atlas_lm.reader.causal_forward import CausalForward, Rows, token_log_likeli
 from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
-from atlas_lm.reader.causal_signals import is_random, measured, read_once
+from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
+from atlas_lm.reader.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.phases import Phases, untimed
@@ -100,6 +101,14 @@ class CausalReader(nn.Module):
         renamed = getattr(self.model, "activation_checkpointing_enable", None)
         (renamed or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
+    def set_dropout(self, p: float) -> None:
+        """Set every dropout probability, attention's too; not saved.
+
+        Raises:
+            InputError: ``p`` is not in [0, 1).
+        """
+        set_dropout_(self.model, p)
+
     def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> CausalInputs:
         """Return a batch as tokens; empty passage lists mean closed book.
 
@@ -149,7 +158,7 @@ class CausalReader(nn.Module):
         without gradient checkpointing, which keeps no keys and values.
         """
         recomputed = self.model.training and self._checkpointing
-        if not (is_random(self.model) or recomputed) and 0 < n_context <= inputs.n_context:
+        if not (dropout_is_active(self.model) or recomputed) and 0 < n_context <= inputs.n_context:
             return read_once(
                 self._forward(),
                 self._rows(inputs, target),
@@ -199,7 +208,7 @@ class CausalReader(nn.Module):
 
         An answer ends with the stop or the end of sequence; its end is among its tokens and in its
         log-probability. Each continues its ``decoder_prompt``, which is no part of it, and is one
-        of its ``allowed`` targets, where these are given.
+        of its ``allowed`` targets, letter for letter, where these are given.
         """
         prompts = None
         if decoder_prompt is not None:
@@ -215,17 +224,21 @@ class CausalReader(nn.Module):
         with torch.no_grad(), evaluating(self):
             logits, step = self._forward().start(rows)
             written = search(logits, step, ends, generation, constraint)
-        return [
+        answers = [
             Generated(self.wording.decode(answer.token_ids), answer.token_ids, answer.log_prob)
             for answer in written
         ]
+        if constraint is None:
+            return answers
+        begun = [self.wording.begun(text) for text in decoder_prompt or ()]
+        return constraint.exact(answers, self.wording.worded, begun)
 
     def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
         if targets not in self._answers:
             for target in targets:
                 if self.wording.is_cut(target):
                     raise cut_answer(target, self.settings.target_maxlength)
-            self._answers = {targets: AllowedAnswers(map(self.wording.target, targets))}
+            self._answers = {targets: AllowedAnswers(map(self.wording.target, targets), targets)}
         return self._answers[targets]
 
     def _rows(self, inputs: CausalInputs, target: Sequence[str]) -> Rows:

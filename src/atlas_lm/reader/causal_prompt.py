@@ -118,26 +118,31 @@ class Wording:
     def target(self, target: str) -> list[int]:
         """Return the worded target's token ids with its end; one that is too long is cut."""
         self._refuse_sentinel(target)
-        ids = self._worded(target)
+        ids = self._encode(self.worded(target))
         if len(ids) > self._target_room:
             warn_of_cut_target(self._settings.target_maxlength)
         return ids[: self._target_room] + self.end
 
     def is_cut(self, target: str) -> bool:
         """Return whether a target is too long to be kept whole."""
-        return len(self._worded(target)) > self._target_room
+        return len(self._encode(self.worded(target))) > self._target_room
 
     @property
     def _target_room(self) -> int:
         return self._settings.target_maxlength - len(self.end)
 
-    def _worded(self, target: str) -> list[int]:
-        return self._encode(self._settings.target_format.replace("{target}", target))
+    def worded(self, target: str) -> str:
+        """Return what is written of a target, without its end."""
+        return self._settings.target_format.replace("{target}", target)
+
+    def begun(self, text: str) -> str:
+        """Return a decoder prompt as the beginning of what is written of a target."""
+        return self._settings.target_format.partition("{target}")[0] + text
 
     def continued(self, text: str) -> list[int]:
         """Return the token ids of a decoder prompt: how a target begins."""
         self._refuse_sentinel(text)
-        return self._encode(self._settings.target_format.partition("{target}")[0] + text)
+        return self._encode(self.begun(text))
 
     def passage(self, passage: Passage) -> tuple[list[int], bool]:
         """Return a passage's token ids with its end, and whether it lost some of its text."""

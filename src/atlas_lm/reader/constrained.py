@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn_once
-from atlas_lm.types import Generation
+from atlas_lm.types import Generated, Generation
 
 _BEYOND = 1 << 31
 """Greater than any token id."""
@@ -35,15 +35,20 @@ class AllowedAnswers:
     """A set of token sequences, sorted: a step costs a few bisections, whatever the set's size.
 
     Each sequence holds its end, so an answer that is the beginning of another can be told from it.
+    Of ``targets`` that a tokenizer cannot tell apart the first stands for all.
 
     Raises:
         InputError: the set is empty.
     """
 
-    def __init__(self, token_ids: Iterable[Sequence[int]]) -> None:
-        self._rows = sorted({tuple(row) for row in token_ids})
-        if not self._rows:
+    def __init__(self, token_ids: Iterable[Sequence[int]], targets: Iterable[str]) -> None:
+        found: dict[tuple[int, ...], str] = {}
+        for row, target in zip(token_ids, targets, strict=True):
+            found.setdefault(tuple(row), target)
+        if not found:
             raise InputError("no answer is allowed; give at least one")
+        self._rows = sorted(found)
+        self._targets = [found[row] for row in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,6 +57,12 @@ class AllowedAnswers:
     def longest(self) -> int:
         """Tokens of the longest answer, its end included."""
         return max(map(len, self._rows))
+
+    def target(self, token_ids: Sequence[int]) -> str | None:
+        """Return the target that a whole answer stands for; None where it is none of the set."""
+        row = tuple(token_ids)
+        place = bisect_left(self._rows, row)
+        return self._targets[place] if self._rows[place : place + 1] == [row] else None
 
     def following(self, beginning: Sequence[int]) -> list[int]:
         """Return the tokens that can follow a beginning, ascending; none behind a whole answer."""
@@ -89,3 +100,33 @@ class Constraint:
     def following(self, query: int, written: Sequence[int]) -> list[int]:
         """Return the tokens that may follow what was written for a query behind its prompt."""
         return self._answers[query].following((*self._begun[query], *written))
+
+    def exact(
+        self,
+        written: Sequence[Generated],
+        text: Callable[[str], str],
+        prompts: Sequence[str] | None = None,
+    ) -> list[Generated]:
+        """Return answers in the letters of their targets, which not every tokenizer keeps.
+
+        Args:
+            written: one answer a query, its end among its tokens.
+            text: of a target, what is written of it.
+            prompts: the text of each query's prompt, which is no part of the answer.
+        """
+        return [
+            self._exact(query, answer, text, prompts[query] if prompts else "")
+            for query, answer in enumerate(written)
+        ]
+
+    def _exact(
+        self, query: int, answer: Generated, text: Callable[[str], str], prompt: str
+    ) -> Generated:
+        begun = self._begun[query]
+        target = self._answers[query].target((*begun, *answer.token_ids))
+        if target is None:
+            return answer
+        whole, prompt = text(target).strip(), prompt.strip() if begun else ""
+        if not whole.startswith(prompt):
+            return answer
+        return replace(answer, text=whole.removeprefix(prompt).strip())

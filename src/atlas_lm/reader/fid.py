@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer, warn_of_cut_target
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
-from atlas_lm.reader.dropout import dropout_is_active, set_dropout
+from atlas_lm.reader.dropout import dropout_is_active, set_dropout_
 from atlas_lm.reader.generation import generate_answers, left_padded
 from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
 from atlas_lm.reader.likelihood import (
@@ -252,7 +252,7 @@ class FiDReader(nn.Module):
         """Write one answer for each query: eval mode, no gradient.
 
         Each answer continues its ``decoder_prompt``, where given; the prompt is not part of it.
-        With ``allowed`` it is one of the query's targets.
+        With ``allowed`` it is one of the query's targets, letter for letter but for special tokens.
         """
         generation = generation or Generation()
         prompt = rows = constraint = None
@@ -263,7 +263,7 @@ class FiDReader(nn.Module):
             constraint = Constraint([self._allowed(tuple(each)) for each in allowed], rows)
             generation = constraint.bounded(generation)
         with evaluating(self), torch.no_grad():
-            return generate_answers(
+            written = generate_answers(
                 self.model,
                 self.tokenizer,
                 self.encode(inputs),
@@ -271,6 +271,10 @@ class FiDReader(nn.Module):
                 prompt,
                 constraint,
             )
+        if constraint is None:
+            return written
+        begun = [self._written(text) for text in decoder_prompt or ()]
+        return constraint.exact(written, self._written, begun)
 
     def attention_share(
         self, inputs: FiDInputs, generated: Sequence[Generated]
@@ -301,7 +305,11 @@ class FiDReader(nn.Module):
         Raises:
             InputError: ``p`` is not in [0, 1).
         """
-        set_dropout(self.model, p)
+        set_dropout_(self.model, p)
+        for part in (self.model, self.model.get_encoder(), self.model.get_decoder()):
+            for name in ("dropout_rate", "attention_dropout"):
+                if hasattr(part.config, name):
+                    setattr(part.config, name, p)
 
     def _allowed(self, targets: tuple[str, ...]) -> AllowedAnswers:
         if targets not in self._answers:
@@ -309,8 +317,14 @@ class FiDReader(nn.Module):
             rows, cut = tokenize(self.tokenizer, targets, most)
             if cut:
                 raise cut_answer(max(targets, key=len), most)
-            self._answers = {targets: AllowedAnswers(rows)}
+            self._answers = {targets: AllowedAnswers(rows, targets)}
         return self._answers[targets]
+
+    def _written(self, target: str) -> str:
+        """Return what is written of a target: all but the tokenizer's special tokens."""
+        for token in self.tokenizer.all_special_tokens:
+            target = target.replace(token, "")
+        return target
 
     def _target_rows(self, targets: Sequence[str]) -> list[list[int]]:
         most = self.settings.target_maxlength
