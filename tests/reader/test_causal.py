@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
+from atlas_lm.reader.dropout import dropout_is_active
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation
 
@@ -192,6 +193,38 @@ def test_trainable_layers_leaves_the_topmost_blocks():
     assert all(name.startswith("model.model.layers.2.") for name in trained)
     reader.loss(reader.collate(QUERY, PASSAGES), TARGET).total.backward()
     assert reader.model.model.layers[1].mlp.up_proj.weight.grad is None
+
+
+@pytest.mark.parametrize("family", [None, GPT2Config, OPTConfig])
+def test_dropout_is_set_everywhere(family):
+    """Llama has it in attention alone, GPT-2 in modules, OPT as numbers in its layers."""
+    shape = {"vocab_size": 258, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = family(**shape, ffn_dim=32, word_embed_proj_dim=32) if family else None
+    model = AutoModelForCausalLM.from_config(config) if family else tiny_llama()
+    reader = CausalReader(model, byte_tokenizer(), CausalSettings(passage_maxlength=24)).train()
+    inputs = reader.collate(QUERY, PASSAGES)
+    with torch.no_grad():
+        reader.set_dropout(0.0)
+        assert not dropout_is_active(reader)
+        still = reader.loss(inputs, TARGET).total
+        assert torch.equal(still, reader.loss(inputs, TARGET).total)
+        reader.set_dropout(0.5)
+        assert dropout_is_active(reader)
+        assert not torch.equal(reader.loss(inputs, TARGET).total, reader.loss(inputs, TARGET).total)
+    assert not dropout_is_active(reader.eval())
+    with pytest.raises(InputError, match="probability"):
+        reader.set_dropout(1.0)
+
+
+def test_dropout_kept_as_a_number_is_seen():
+    model = AutoModelForCausalLM.from_config(
+        OPTConfig(
+            vocab_size=258, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+            ffn_dim=32, word_embed_proj_dim=32, dropout=0.3, attention_dropout=0.0,
+        )
+    )  # fmt: skip
+    assert dropout_is_active(model.train())
+    assert not dropout_is_active(model.eval())
 
 
 def test_gradient_checkpointing_changes_no_gradient():

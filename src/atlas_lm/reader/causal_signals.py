@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from atlas_lm.reader.causal_attention import PassageRecorder
@@ -79,19 +79,6 @@ def _served(reading: str, everything: bool) -> frozenset[Signal]:
     if reading == "fused":
         served |= _LIKELIHOODS if everything else {"passage_log_likelihood"}
     return frozenset(served)
-
-
-def is_random(model: nn.Module) -> bool:
-    """Return whether two forward passes may differ: dropout is active somewhere."""
-    if not model.training:
-        return False
-    rates = (
-        getattr(part, "p", 0.0)
-        if isinstance(part, nn.Dropout)
-        else getattr(part, "attention_dropout", 0.0)
-        for part in model.modules()
-    )
-    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _alone(

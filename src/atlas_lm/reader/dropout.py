@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 from torch import nn
 
 from atlas_lm.runtime.errors import InputError
 
+_ATTRIBUTES = (
+    "dropout",
+    "attention_dropout",
+    "hidden_dropout",
+    "activation_dropout",
+    "residual_dropout",
+    "embedding_dropout",
+)
+"""Where transformers' modules keep a probability as a plain number."""
 
-def set_dropout(model: Any, p: float) -> None:
-    """Set every dropout probability, in the modules and in the configuration saved with them.
+
+def set_dropout_(model: nn.Module, p: float) -> None:
+    """Set every dropout probability below ``model``, attention's included, to ``p``.
 
     Raises:
         InputError: ``p`` is not in [0, 1).
@@ -18,18 +28,21 @@ def set_dropout(model: Any, p: float) -> None:
     if not 0.0 <= p < 1.0:
         raise InputError(f"dropout={p}: expected a probability in [0, 1)")
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = p
-        elif isinstance(getattr(module, "dropout", None), int | float):
-            module.dropout = p
-    for part in (model, model.get_encoder(), model.get_decoder()):
-        part.config.dropout_rate = p
+        for name, _ in _rates(module):
+            setattr(module, name, p)
 
 
 def dropout_is_active(model: nn.Module) -> bool:
     """Return whether a forward pass now would be random."""
     return any(
-        module.training and module.p > 0
-        for module in model.modules()
-        if isinstance(module, nn.Dropout)
+        module.training and rate > 0 for module in model.modules() for _, rate in _rates(module)
     )
+
+
+def _rates(module: nn.Module) -> Iterator[tuple[str, float]]:
+    """Yield the dropout probabilities that a module itself holds, with their attributes' names."""
+    names = ("p",) if isinstance(module, nn.Dropout) else _ATTRIBUTES
+    for name in names:
+        rate = getattr(module, name, None)
+        if isinstance(rate, int | float):
+            yield name, rate
