@@ -9,7 +9,7 @@ from atlas_lm.evaluation.kilt import page_recall_at_k, r_precision, ranked_pages
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Example, Generated, Passage, Retrieved
 
-A, B, C, AB, CD = map(frozenset, ("a", "b", "c", "ab", "cd"))
+A, B, C, D, AB, CD, ABC = map(frozenset, ("a", "b", "c", "d", "ab", "cd", "abc"))
 
 
 def test_pages_are_ranked_once():
@@ -42,6 +42,10 @@ def test_r_precision(pages, provenance, expected):
         ("axb", [AB], 1, 0.0),
         ("axc", [CD], 3, 0.0),  # d was never found
         ("acdb", [AB, CD], 2, 1.0),  # left: d (of c, d), b (of a, b)
+        ("abxyzd", [ABC, D], 5, 0.5),  # a and b are one point of a set that is not complete
+        ("abxyzd", [ABC, D], 4, 0.0),
+        ("xab", [A, AB, A], 2, 0.5),  # a stands for its own set; a set given twice counts once
+        ("xab", [A, AB, A], 3, 1.0),
     ],
 )
 def test_page_recall(pages, provenance, k, expected):

@@ -28,25 +28,21 @@ def r_precision(pages: Sequence[str], provenance: Sequence[Collection[str]]) -> 
 
 
 def page_recall_at_k(pages: Sequence[str], provenance: Sequence[Collection[str]], k: int) -> float:
-    """Return the share of the provenance sets that are complete among the first ``k`` pages.
+    """Return the share of the distinct provenance sets that are complete among ``k`` points.
 
-    A set of several pages stands where its last page is; its other pages are taken out of the
-    ranking first.
+    A page of no set is one point of the ranking. A set of which a page was found, complete or not,
+    is one point too, where the last of its found pages stands.
+
+    Raises:
+        ValueError: there is no provenance set.
     """
-    if not provenance:
+    sets = list(dict.fromkeys(map(frozenset, provenance)))
+    if not sets:
         raise ValueError("recall is undefined without provenance")
     place = {page: rank for rank, page in enumerate(pages)}
-    last, others = set(), set()
-    for gold in provenance:
-        if all(page in place for page in gold):
-            final = max(gold, key=place.__getitem__)
-            last.add(final)
-            others |= set(gold) - {final}
-    kept = [page for page in pages if page not in others - last][:k]
-    seen = set(kept)
-    complete = [
-        gold
-        for gold in provenance
-        if all(page in place for page in gold) and max(gold, key=place.__getitem__) in seen
-    ]
-    return len(complete) / len(provenance)
+    points = [(place[page], False) for page in pages if not any(page in gold for gold in sets)]
+    for gold in sets:
+        if found := [place[page] for page in gold if page in place]:
+            points.append((max(found), len(found) == len(gold)))
+    points.sort(key=lambda point: point[0])
+    return sum(complete for _, complete in points[:k]) / len(sets)
