@@ -66,6 +66,22 @@ def test_a_passage_without_text_is_named_with_its_line(encoder, tmp_path):
         made.pairs(0, range(2))
 
 
+def test_a_passage_without_text_gives_way_to_another(encoder, tmp_path):
+    path = write_corpus(tmp_path / "p.jsonl", 12)
+    full = path.read_text()
+    plain = sampler(encoder, PassageStore.open(path))
+    number, (_, row) = next((n, at) for n, at in enumerate(plain.rows(4)) if at[1])
+    lines = full.splitlines()
+    lines[row] = '{"id": "blank", "text": " "}'
+    other = tmp_path / "q.jsonl"
+    other.write_text("\n".join(lines) + "\n")
+    made = sampler(encoder, PassageStore.open(other))
+    pairs, expected = made.pairs(4, range(6)), plain.pairs(4, range(6))
+    assert pairs[number] != expected[number]
+    assert pairs[:number] + pairs[number + 1 :] == expected[:number] + expected[number + 1 :]
+    assert pairs == [*made.pairs(4, range(3)), *made.pairs(4, range(3, 6))]
+
+
 def test_embeddings_of_cut_texts_equal_those_of_the_texts(encoder):
     before, after, pad_id = special_frame(encoder.query_tokenizer)
     ids = encoder.query_tokenizer("the otter", add_special_tokens=False).input_ids

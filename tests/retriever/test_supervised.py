@@ -77,6 +77,26 @@ def test_a_wrong_row_is_named(tmp_path, line, named):
         JudgedQuestions(path)[0]
 
 
+def test_all_rows_are_checked_and_questions_without_positives_left_out(tmp_path):
+    rows = [
+        {"query": "a", "positive_passages": [GOLD]},
+        {"query": "b", "positive_ctxs": []},
+        {"question": "c", "positive_ctxs": [GOLD]},
+    ]
+    path, listed = tmp_path / "q.jsonl", tmp_path / "q.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listed.write_text(json.dumps(rows))
+    for file in (path, listed):
+        kept = JudgedQuestions(file).answerable()
+        assert [kept[n].query for n in range(len(kept))] == ["a", "c"]
+    path.write_text(f'{json.dumps(rows[0])}\n{{"query": ""}}\n')
+    with pytest.raises(InputError, match=r"q\.jsonl:2: field 'query'"):
+        JudgedQuestions(path).answerable()
+    path.write_text(json.dumps(rows[1]))
+    with pytest.raises(InputError, match="no question has a positive"):
+        JudgedQuestions(path).answerable()
+
+
 def test_missing_and_empty_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         JudgedQuestions(tmp_path / "none.jsonl")

@@ -100,7 +100,10 @@ def supervised_learner(
     if not config.data:
         raise InputError("data is empty; name judged questions, JSONL or DPR's JSON")
     store = PassageStore.open(list(config.passages)) if config.passages else None
-    questions = JudgedQuestions(config.data, store)
+    every = JudgedQuestions(config.data, store)
+    questions = every.answerable()
+    if left_out := len(every) - len(questions):
+        notice(f"{left_out:,} of {len(every):,} questions have no positive passage: left out")
     retriever = BiEncoder.from_pretrained(
         config.encoder.path,
         settings=config.encoder.settings or None,

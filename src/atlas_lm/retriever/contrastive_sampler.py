@@ -17,6 +17,11 @@ from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever.contrastive_config import ContrastiveConfig
 from atlas_lm.retriever.contrastive_data import Pair, PassageTokens, make_pair
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import warn_once
+from atlas_lm.types import Passage
+
+REDRAWS = 100
+"""Passages drawn in the place of one without text before that is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +102,10 @@ class PairSampler:
     def pairs(self, step: int, share: range) -> list[Pair]:
         """Return the pairs at the places ``share`` of a step's batch, as token ids.
 
+        A passage without text gives way to another of its corpus, drawn for this place.
+
         Raises:
-            InputError: a passage has no text.
+            InputError: hardly any passage of a corpus has text.
         """
         rows = self.rows(step)
         return [
@@ -109,13 +116,7 @@ class PairSampler:
     def _tokens(
         self, step: int, rows: Sequence[tuple[int, int]], share: range
     ) -> list[PassageTokens]:
-        passages = [self.stores[corpus][row] for corpus, row in (rows[p] for p in share)]
-        for place, passage in zip(share, passages, strict=True):
-            if not passage.text.strip():
-                corpus, row = rows[place]
-                raise InputError(
-                    f"{self.stores[corpus].place(row)}: passage {passage.id!r} has no text"
-                )
+        passages = [self._passage(step, rows, place) for place in share]
         titles, texts = (
             self.tokenizer(
                 [getattr(passage, part) for passage in passages],
@@ -130,6 +131,20 @@ class PairSampler:
             PassageTokens(title, self._window(text or [0], step, place))
             for title, text, place in zip(titles, texts, share, strict=True)
         ]
+
+    def _passage(self, step: int, rows: Sequence[tuple[int, int]], place: int) -> Passage:
+        corpus, row = rows[place]
+        store = self.stores[corpus]
+        if (passage := store[row]).text.strip():
+            return passage
+        taken = set(rows)
+        said = f"{store.place(row)}: passage {passage.id!r} has no text"
+        rng = np.random.default_rng((self.seed, step, 3, place))
+        for other in rng.integers(len(store), size=REDRAWS).tolist():
+            if (corpus, other) not in taken and store[other].text.strip():
+                warn_once(f"passages without text give way to others, such as {said}")
+                return store[other]
+        raise InputError(f"{said}, and of {REDRAWS} others none has that the step could take")
 
     def _window(self, ids: list[int], step: int, place: int) -> list[int]:
         if len(ids) <= self.document_maxlength:

@@ -6,12 +6,13 @@ Two formats. JSONL, one question a line:
 
 where P is ``{"title": ..., "text": ...}`` or the id of a passage of a corpus; and DPR's own JSON
 (Karpukhin et al. 2020), a list of ``{"question", "positive_ctxs", "hard_negative_ctxs",
-"negative_ctxs"}``. Lines are read when they are needed; a JSON list is turned into lines once.
+"negative_ctxs"}``. Lines are read when they are needed; a JSON list is held in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import orjson
 
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import progress_bar
 from atlas_lm.types import Passage
 
 Given = Passage | str
@@ -60,11 +62,29 @@ class JudgedQuestions:
             self._rows = _list_of(self.path)
         else:
             self._starts = _line_starts(self.path)
+        self._kept = np.arange(len(self._rows) or len(self._starts))
         if not len(self):
             raise InputError(f"{path}: no questions")
 
     def __len__(self) -> int:
-        return len(self._rows) or len(self._starts)
+        return len(self._kept)
+
+    def answerable(self) -> JudgedQuestions:
+        """Return the questions that have a positive passage. Every row has been read and is right.
+
+        Raises:
+            InputError: a row is malformed or names an unknown id, or none has a positive passage.
+        """
+        kept = []
+        with progress_bar(transient=True) as progress:
+            for row in progress.track(self._kept.tolist(), description="Checking questions"):
+                if self._judged(row).positives:
+                    kept.append(row)
+        if not kept:
+            raise InputError(f"{self.path}: no question has a positive passage")
+        some = copy(self)
+        some._kept = np.array(kept)
+        return some
 
     def __getitem__(self, position: int) -> Judged:
         """Return a question with its passages.
@@ -72,22 +92,28 @@ class JudgedQuestions:
         Raises:
             InputError: the row is malformed, has no positive passage, or names an unknown id.
         """
-        place = f"{self.path}:{position + 1}"
-        row = self._rows[position] if self._rows else self._line(position, place)
+        judged = self._judged(int(self._kept[position]))
+        if not judged.positives:
+            place = f"{self.path}:{self._kept[position] + 1}"
+            raise InputError(f"{place}: no positive passage; leave such questions out")
+        return judged
+
+    def _judged(self, number: int) -> Judged:
+        """Return a row's question, whether it has a positive passage or not."""
+        place = f"{self.path}:{number + 1}"
+        row = self._rows[number] if self._rows else self._line(number, place)
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected a JSON object, found {type(row).__name__}")
         query = row.get("query", row.get("question"))
         if not isinstance(query, str) or not query.strip():
             raise InputError(f"{place}: field 'query' (or 'question') must be text")
         positives = self._passages(row, ("positive_passages", "positive_ctxs"), place)
-        if not positives:
-            raise InputError(f"{place}: no positive passage; leave such questions out")
         hard = self._passages(row, ("negative_passages", "hard_negative_ctxs"), place)
         return Judged(query, positives, hard or self._passages(row, ("negative_ctxs",), place))
 
-    def _line(self, position: int, place: str) -> Any:
+    def _line(self, number: int, place: str) -> Any:
         with self.path.open("rb") as file:
-            file.seek(int(self._starts[position]))
+            file.seek(int(self._starts[number]))
             line = file.readline()
         try:
             return orjson.loads(line)
