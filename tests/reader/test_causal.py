@@ -296,7 +296,7 @@ def test_errors_name_the_remedy(tmp_path):
     with pytest.raises(InputError, match="passage_maxlength=0"):
         CausalSettings(passage_maxlength=0)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="no decoder-only language model"):
+    with pytest.raises(InputError, match="no weights; expected model"):
         CausalReader.from_pretrained(tmp_path)
     (tmp_path / "reader.json").write_text('{"kind": "causal", "readin": "fused"}')
     with pytest.raises(InputError, match="did you mean 'reading'"):

@@ -4,9 +4,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, DistilBertConfig, T5Config
 
-from atlas_lm.reader import causal_loading
+from atlas_lm.reader import causal_loading, open_reader
 from atlas_lm.reader.causal import CausalReader
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation
@@ -94,6 +95,55 @@ def test_several_gguf_files_are_refused(gguf_directory):
     (gguf_directory / "other.gguf").write_bytes(b"")
     with pytest.raises(InputError, match="name one of them"):
         CausalReader.from_pretrained(gguf_directory)
+
+
+def test_a_damaged_gguf_file_is_refused(gguf_directory):
+    file = gguf_directory / "tiny.gguf"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(InputError, match=r"tiny\.gguf: not a GGUF file"):
+        CausalReader.from_pretrained(gguf_directory)
+    assert not list(gguf_directory.parent.glob("cache/converted/*"))
+
+
+def test_weights_that_do_not_fill_the_model_are_refused(tmp_path):
+    toy_reader().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    tensors = load_file(file)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 tensors are missing, model\.layers\.0\.mlp\.up_proj"):
+        open_reader(tmp_path)
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_reader(tmp_path)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_reader(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    reader = toy_reader()
+    reader.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(reader.model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin.*pickled"):
+        open_reader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DistilBertConfig(n_layers=1, dim=8, n_heads=2, hidden_dim=8), "distilbert is no decoder"),
+        (T5Config(num_layers=1), "an encoder-decoder"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused(config, message, tmp_path):
+    config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=message):
+        CausalReader.from_pretrained(tmp_path)
 
 
 def test_an_untied_head_stays_untied(tmp_path):

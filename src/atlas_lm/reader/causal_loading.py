@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
+from atlas_lm.reader.loading import (
+    check_filled,
+    first_line,
+    load_config,
+    load_tokenizer,
+    load_weights,
+)
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, sha256_file
 from atlas_lm.runtime.logs import notice
@@ -20,23 +27,20 @@ from atlas_lm.runtime.settings import cache_dir
 
 
 def load(name_or_path: str | Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Return the model, in eval mode, and its tokenizer.
+    """Return the model, in eval mode, and its tokenizer; pickled weights are never opened.
 
     Raises:
-        InputError: there is no such model, or it is no decoder-only language model.
+        InputError: there is no such model, it is no decoder-only language model, or its weights
+            are pickled, damaged, or do not fill it.
     """
     place = model_directory(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(place)
-        if config.is_encoder_decoder:
-            raise InputError(f"{name_or_path}: an encoder-decoder; open it with the fid reader")
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=dtype)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name_or_path}: no decoder-only language model ({error})") from error
-    return model, tokenizer
+    config = load_config(place)
+    if config.is_encoder_decoder:
+        raise InputError(f"{name_or_path}: an encoder-decoder; open it with the fid reader")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"{name_or_path}: {config.model_type} is no decoder-only language model")
+    tokenizer = load_tokenizer(place)
+    return load_weights(AutoModelForCausalLM, place, config=config, dtype=dtype), tokenizer
 
 
 def model_directory(name_or_path: str | Path) -> str | Path:
@@ -65,14 +69,15 @@ def convert_gguf(file: Path) -> Path:
     """Return the directory in the cache with this GGUF file's weights and tokenizer.
 
     Weights are float32, whatever the file's quantization. A kill leaves no half-made directory.
+
+    Raises:
+        InputError: the file is damaged, or of a kind that transformers does not read.
     """
     out = cache_dir() / "converted" / sha256_file(file)
     if (out / "config.json").is_file():
         return out
     notice(f"converting {file.name} to safetensors, once (about half a minute)")
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    quantized, tokenizer = _read_gguf(file)
     values = quantized.config.to_dict()
     values.pop("quantization_config", None)
     with torch.device("meta"):
@@ -83,3 +88,19 @@ def convert_gguf(file: Path) -> Path:
         plain.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     return out
+
+
+def _read_gguf(file: Path) -> tuple[Any, Any]:
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:
+        raise InputError(
+            f"{file}: not a GGUF file that transformers can read ({first_line(error)}); "
+            "take a sound copy of it, or the model as a transformers directory"
+        ) from error
+    check_filled(file, info)
+    return model, tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def load_config(place: Path | str) -> Any:
     try:
         return AutoConfig.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{place}: no readable model configuration ({_first_line(error)})") from (
+        raise InputError(f"{place}: no readable model configuration ({first_line(error)})") from (
             error
         )
 
@@ -45,7 +45,7 @@ def load_tokenizer(place: Path | str) -> Any:
         return AutoTokenizer.from_pretrained(place)
     except Exception as error:
         raise InputError(
-            f"{place}: no readable tokenizer ({_first_line(error)}); {remedy}"
+            f"{place}: no readable tokenizer ({first_line(error)}); {remedy}"
         ) from error
 
 
@@ -86,15 +86,24 @@ def load_weights(kind: Any, place: Path | str, **keywords: Any) -> Any:
             )
     except Exception as error:
         raise InputError(
-            f"{place}: the weights cannot be opened ({_first_line(error)}); "
+            f"{place}: the weights cannot be opened ({first_line(error)}); "
             "expected safetensors that fit config.json"
         ) from error
+    check_filled(place, info)
+    return model
+
+
+def check_filled(place: Path | str, info: Mapping[str, Any]) -> None:
+    """Check that no tensor of a model was left as it was drawn, by transformers' loading info.
+
+    Raises:
+        InputError: the weights lack one.
+    """
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             f"{place}: {len(missing)} tensors are missing, {missing[0]} among them; "
-            "the weights do not belong to this config.json"
+            "the weights do not belong to this model's configuration"
         )
-    return model
 
 
 @contextmanager
@@ -108,5 +117,6 @@ def _quiet() -> Iterator[None]:
         library_logging.set_verbosity(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
