@@ -15,6 +15,7 @@ from atlas_lm.cli.common import (
     print_json,
 )
 from atlas_lm.model import Answer
+from atlas_lm.runtime.logs import verbatim
 
 HELP = "Ask one question; see the answer, its log-probability and the passages behind it."
 EXAMPLE = (
@@ -69,9 +70,9 @@ def _sources(answer: Answer) -> Table:
     for source in answer.sources:
         text = source.passage.text
         table.add_row(
-            f"{source.passage.heading} ({source.passage.id})",
+            verbatim(f"{source.passage.heading} ({source.passage.id})"),
             f"{source.score:.3f}",
             f"{source.attention_share:.0%}",
-            text if len(text) <= 300 else f"{text[:300]}…",
+            verbatim(text if len(text) <= 300 else f"{text[:300]}…"),
         )
     return table

@@ -27,7 +27,7 @@ from atlas_lm.index import Fingerprint, Index, build, open_index
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.logs import notice, verbatim, warn
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.settings import cache_dir
 
@@ -151,7 +151,7 @@ def _table(results: Sequence[BeirResult]) -> Table:
             for found in result.measures.values()
         ]
         queries = next(iter(result.measures.values())).n
-        table.add_row(result.name, f"{queries:,}", f"{result.passages:,}", *cells)
+        table.add_row(verbatim(result.name), f"{queries:,}", f"{result.passages:,}", *cells)
     if len(results) > 1:
         table.add_row("mean", "", "", *(f"{100 * mean:.1f}" for mean in _means(results).values()))
     return table

@@ -15,7 +15,7 @@ from atlas_lm.index import Fingerprint, open_index
 from atlas_lm.index.describe import describe
 from atlas_lm.index.verify import verify
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import notice, warn
+from atlas_lm.runtime.logs import notice, verbatim, warn
 
 
 def add_verbs(verbs: Any) -> None:
@@ -49,10 +49,10 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print_json(described)
         return 0
-    table = Table("field", "value", title=args.index)
+    table = Table("field", "value", title=verbatim(args.index, "table.title"))
     for name, value in described.items():
         if value not in (None, {}, []):
-            table.add_row(name.replace("_", " "), _readable(name, value))
+            table.add_row(name.replace("_", " "), verbatim(_readable(name, value)))
     Console().print(table)
     return 0
 

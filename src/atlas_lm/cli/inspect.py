@@ -16,6 +16,7 @@ from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.index import read_manifest
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json
+from atlas_lm.runtime.logs import verbatim
 from atlas_lm.runtime.structure import dotted
 
 HELP = "Show what a run, a checkpoint, a model, an index or a benchmark directory holds."
@@ -50,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(described)
         return 0
-    table = Table("field", "value", title=f"{path}: {described['kind']}")
+    table = Table("field", "value", title=verbatim(f"{path}: {described['kind']}", "table.title"))
     for name, value in dotted(described).items():
         if name != "kind":
-            table.add_row(name, str(value))
+            table.add_row(verbatim(name), verbatim(value))
     Console().print(table)
     return 0
 

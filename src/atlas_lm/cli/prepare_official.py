@@ -21,7 +21,7 @@ from atlas_lm.data.templama import TempLAMA
 from atlas_lm.data.triviaqa import TriviaQA
 from atlas_lm.data.webq import WebQuestions
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import console, notice, warn
+from atlas_lm.runtime.logs import console, notice, verbatim, warn
 
 DATASETS: Mapping[str, type[OfficialDataset]] = {
     dataset.name: dataset
@@ -126,7 +126,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
 
 def _table(out: Path, manifest: Mapping[str, Any]) -> Table:
     """Return the rows of every file, the few-shot splits of a directory in one line."""
-    table = Table(title=str(out))
+    table = Table(title=verbatim(out, "table.title"))
     table.add_column("file")
     table.add_column("rows", justify="right")
     folded: Counter[str] = Counter()

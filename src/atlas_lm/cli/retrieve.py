@@ -18,7 +18,7 @@ from atlas_lm.cli.common import (
     passages_json,
     print_json,
 )
-from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.logs import notice, verbatim
 
 HELP = "Find the best passages for every question of a file."
 EXAMPLE = (
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             found.append({"id": example.id, "passages": passages_json(retrieved, place)})
             scores = retrieved.scores[place].tolist()
             for passage, score in zip(retrieved.passages[place], scores, strict=True):
-                table.add_row(example.query, f"{passage.id}  {passage.heading}", f"{score:.3f}")
+                shown = verbatim(f"{passage.id}  {passage.heading}")
+                table.add_row(verbatim(example.query), shown, f"{score:.3f}")
             table.add_section()
     if args.json:
         print_json({"examples": found, "way": way})

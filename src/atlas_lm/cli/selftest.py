@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import notice
+from atlas_lm.runtime.logs import notice, verbatim
 
 HELP = (
     "Draw a made-up world, build its index, teach a reader, train both halves, stop, resume, "
@@ -198,7 +198,7 @@ def _show(test: SelfTest, seconds: float) -> None:
     table = Table("", "step", "seconds", "", box=None)
     for step in test.steps:
         mark = "[green]✓[/]" if step.passed else "[red]✗[/]"
-        table.add_row(mark, step.name, f"{step.seconds:.1f}", step.said)
+        table.add_row(mark, step.name, f"{step.seconds:.1f}", verbatim(step.said))
     Console().print(table)
     verdict = "everything works" if test.passed else "the last step failed"
     Console().print(f"{verdict}; {seconds:.0f} s", markup=False)

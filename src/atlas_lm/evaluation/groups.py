@@ -10,6 +10,7 @@ from atlas_lm.evaluation.evaluate import summarise
 from atlas_lm.evaluation.records import AnswerRecord, Metrics
 from atlas_lm.evaluation.report import display_name, show_estimate, show_percent
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.logs import verbatim
 from atlas_lm.types import Example
 
 _SIMPLE = (str, int, float, bool)
@@ -56,7 +57,7 @@ def groups_table(groups: Mapping[str, Metrics], field: str) -> Table:
     """Return a table of groups, largest first, x100; the last line is the mean over groups."""
     means = mean_of_groups(groups)
     table = Table(caption="x100; in brackets the 95% bootstrap interval")
-    table.add_column(field)
+    table.add_column(verbatim(field))
     table.add_column("examples", justify="right")
     for name in means:
         table.add_column(display_name(name), justify="right")
@@ -64,7 +65,7 @@ def groups_table(groups: Mapping[str, Metrics], field: str) -> Table:
     for value in sorted(groups, key=lambda value: -size[value]):
         metrics = groups[value]
         cells = [show_estimate(metrics[name]) if name in metrics else "" for name in means]
-        table.add_row(value, f"{size[value]:,}", *cells)
+        table.add_row(verbatim(value), f"{size[value]:,}", *cells)
     table.add_section()
     table.add_row(
         "mean of groups", f"{len(groups):,} groups", *(show_percent(m) for m in means.values())

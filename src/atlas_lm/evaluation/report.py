@@ -9,6 +9,7 @@ from rich.table import Table
 
 from atlas_lm.evaluation.bootstrap import Comparison, Estimate
 from atlas_lm.evaluation.records import Metrics
+from atlas_lm.runtime.logs import verbatim
 
 _NAMES = {
     "exact_match": "exact match",
@@ -29,7 +30,10 @@ _NAMES = {
 
 def metrics_table(metrics: Metrics, *, title: str = "") -> Table:
     """Return a table of every metric, x100, with its 95% interval and number of examples."""
-    table = Table(title=title or None, caption="x100; in brackets the 95% bootstrap interval")
+    table = Table(
+        title=verbatim(title, "table.title") if title else None,
+        caption="x100; in brackets the 95% bootstrap interval",
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("examples", justify="right")

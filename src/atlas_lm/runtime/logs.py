@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 Item = TypeVar("Item")
 SECONDS_A_LINE = 60
@@ -37,6 +38,11 @@ def notice(message: str) -> None:
 def warn(message: str) -> None:
     """Print one warning for the user on stderr."""
     console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def verbatim(text: object, style: str = "") -> Text:
+    """Return text that is not ours for a table: shown as it is, with no markup read in it."""
+    return Text(str(text), style)
 
 
 def warn_once(message: str) -> None:
