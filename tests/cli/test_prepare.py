@@ -9,7 +9,8 @@ from atlas_lm.cli import prepare
 
 SETS = {"dev": {"nq": 1, "triviaqa": 2}, "test": {"nq": 3}, "extra": {"webq": 4}}
 MANIFEST = {"kind": "minipedia"} | {
-    "counts": {"passages": 10033, "supported": SETS, "answerable": SETS, "all": SETS}
+    "counts": {"passages": 10033, "supported": SETS, "answerable": SETS, "all": SETS},
+    "provenance": [{"what": "nq: NQ-open", "from": "a package", "licence": "CC BY-SA 3.0"}],
 }
 
 
@@ -42,4 +43,14 @@ def test_people_get_a_table_on_stderr(calls, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "10,033 passages" in captured.err
+    assert "nq: NQ-open: CC BY-SA 3.0" in captured.err
     assert calls == [("data/minipedia", False, True)]
+
+
+def test_everything_that_can_be_made_has_help_with_an_example():
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    (verbs,) = (each.choices for each in parser._actions if isinstance(each.choices, dict))
+    assert "minipedia" in verbs
+    for name, verb in verbs.items():
+        assert f"atlas-lm prepare {name}" in verb.format_help().split("example:")[1]

