@@ -207,6 +207,8 @@ class Generated:
     token_ids: tuple[int, ...]
     log_prob: float
     """Sum of the log-probabilities of the generated tokens, in nats."""
+    cut: bool = field(default=False, kw_only=True)
+    """Whether `Generation.max_new_tokens` ended it, not an end of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,12 @@ def test_a_report_is_written_and_printed(tiny, pair, tmp_path, capsys):
     assert len(predictions.read_text("utf-8").splitlines()) == 5
 
 
+def test_answers_that_are_cut_off_are_counted(tiny, pair, capsys):
+    assert evaluate(tiny, pair, "--set", "generation.max_new_tokens=1") == 0
+    told = "5 of 5 answers were cut off at generation.max_new_tokens=1;"
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_conditions_are_chosen_and_the_open_book_is_always_there(tiny, pair, tmp_path, capsys):
     page = tmp_path / "report.html"
     assert evaluate(tiny, pair, "--report", page, "--conditions", "closed", "--json") == 0

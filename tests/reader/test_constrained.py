@@ -173,7 +173,13 @@ def test_a_decoder_only_reader_continues_a_prompt():
 def test_no_allowed_answer_is_cut_by_the_length_of_others(fid, num_beams):
     generation = Generation(max_new_tokens=1, num_beams=num_beams)
     long = ["red sky blue", "blue red sea"]
-    assert fid.generate(inputs_of(fid, 1), generation, allowed=[long])[0].text in long
+    written = fid.generate(inputs_of(fid, 1), generation, allowed=[long])[0]
+    assert written.text in long
+    assert not written.cut
+    assert fid.generate(inputs_of(fid, 1), replace(generation, min_new_tokens=1))[0].cut
     reader = toy_reader()
     inputs = reader.collate(["who"], [[Passage("1", "a b")]])
-    assert reader.generate(inputs, generation, allowed=[("a b c d",)])[0].text == "a b c d"
+    written = reader.generate(inputs, generation, allowed=[("a b c d",)])[0]
+    assert written.text == "a b c d"
+    assert not written.cut
+    assert reader.generate(inputs, replace(generation, min_new_tokens=1))[0].cut

@@ -23,6 +23,7 @@ from atlas_lm.evaluation.answer_page import write_answer_page
 from atlas_lm.evaluation.answer_report import make_report, report_tables
 from atlas_lm.evaluation.conditions import CONDITIONS, measure_conditions
 from atlas_lm.evaluation.groups import by_field, check_field, groups_table
+from atlas_lm.evaluation.measure import warn_of_cut_answers
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.logs import notice
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         return _report(args, atlas, examples, ks, conditions)
     evaluation = measure(atlas, examples, ks=ks, answers=not args.retrieval_only, bsz=args.bsz)
+    warn_of_cut_answers(evaluation.records, atlas.config.generation.max_new_tokens)
     if args.predictions:
         write_predictions(args.predictions, evaluation.records)
     groups = by_field(evaluation.records, args.by) if args.by else {}
@@ -119,6 +121,7 @@ def _report(
     found = measure_conditions(
         atlas, examples, names=conditions, ks=ks, bsz=args.bsz, seed=args.report_seed
     )
+    warn_of_cut_answers(found["open"].records, atlas.config.generation.max_new_tokens)
     report = make_report(found, atlas.config.context.n_context)
     if args.predictions:
         write_predictions(args.predictions, found["open"].records)

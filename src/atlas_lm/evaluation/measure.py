@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from atlas_lm.evaluation.choices import choose
 from atlas_lm.evaluation.evaluate import DEFAULT_KS, Evaluation, evaluate
 from atlas_lm.evaluation.gold import check_gold
+from atlas_lm.evaluation.records import AnswerRecord
 from atlas_lm.model import Atlas
+from atlas_lm.runtime.logs import warn
 from atlas_lm.types import Batch, Example, Generated, Retrieved
 
 
@@ -40,6 +42,16 @@ def measure(
         return written, None if atlas.config.context.passages_from == "none" else retrieved
 
     return evaluate(examples, answer, batch_size=bsz, ks=ks)
+
+
+def warn_of_cut_answers(records: Sequence[AnswerRecord], most: int) -> None:
+    """Say how many of the answers end because they have ``most`` tokens, if any do."""
+    cut = sum(record.generated is not None and record.generated.cut for record in records)
+    if cut:
+        warn(
+            f"{cut} of {len(records)} answers were cut off at generation.max_new_tokens={most}; "
+            "where answers are long, raise it (--set generation.max_new_tokens=N)"
+        )
 
 
 def answer_batch(atlas: Atlas, batch: Batch, retrieved: Retrieved) -> list[Generated]:

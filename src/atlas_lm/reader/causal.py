@@ -28,6 +28,7 @@ from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
 from atlas_lm.reader.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.runtime.weights import save_stock_model
@@ -83,10 +84,11 @@ class CausalReader(nn.Module):
         return CausalReader(self.model, self.tokenizer, replace(self.settings, **changes))
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write an ordinary transformers directory (safetensors, tokenizer) and ``reader.json``."""
-        save_stock_model(self.model, path)
-        self.tokenizer.save_pretrained(path)
-        self.settings.save(path)
+        """Write an ordinary transformers directory and ``reader.json``, all or nothing."""
+        with atomic_directory(path) as directory:
+            save_stock_model(self.model, directory)
+            self.tokenizer.save_pretrained(directory)
+            self.settings.save(directory)
 
     @property
     def device(self) -> torch.device:
@@ -222,10 +224,15 @@ class CausalReader(nn.Module):
         ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
         search = greedy if generation.num_beams == 1 else beam_search
         with torch.no_grad(), evaluating(self):
-            logits, step = self._forward().start(rows)
+            logits, step = self._forward().start(rows, generation.max_new_tokens)
             written = search(logits, step, ends, generation, constraint)
         answers = [
-            Generated(self.wording.decode(answer.token_ids), answer.token_ids, answer.log_prob)
+            Generated(
+                self.wording.decode(answer.token_ids),
+                answer.token_ids,
+                answer.log_prob,
+                cut=answer.token_ids[-1] not in self.wording.end_ids,
+            )
             for answer in written
         ]
         if constraint is None:

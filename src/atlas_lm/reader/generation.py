@@ -129,4 +129,4 @@ def _generated(
     stop = next((step + 1 for step, token in enumerate(token_ids) if token in ends), None)
     kept = token_ids[:stop]
     text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-    return Generated(text, tuple(kept), float(scores[: len(kept)].sum()))
+    return Generated(text, tuple(kept), float(scores[: len(kept)].sum()), cut=stop is None)
