@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from atlas_lm.reader.causal_attention import PassageRecorder
 from atlas_lm.reader.causal_generation import Step
 from atlas_lm.reader.causal_layout import PAD, Layout, lay_out
+from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Tokens
 
 
@@ -103,8 +104,12 @@ class CausalForward:
         prefix_cached: bool = False,
         behind: Layout | None = None,
     ) -> Layout:
-        """Return the layout of rows under this reading."""
-        return lay_out(
+        """Return the layout of rows under this reading.
+
+        Raises:
+            InputError: the model has not so many positions.
+        """
+        layout = lay_out(
             self._prefix,
             rows.passages,
             rows.query,
@@ -114,6 +119,8 @@ class CausalForward:
             prefix_cached=prefix_cached,
             behind=behind,
         )
+        self._check_room(int(layout.positions.max()) + 1)
+        return layout
 
     def logits(
         self, layout: Layout, cache: DynamicCache | None = None, **options: Any
@@ -168,13 +175,17 @@ class CausalForward:
         flat = self.log_likelihood(others, others.all_passages(), prefix, temperature=temperature)
         return flat.view(len(rows), -1, flat.shape[-1])
 
-    def start(self, rows: Rows) -> tuple[Tensor, Step]:
-        """Read prompts; return the first logits and what feeds the next token.
+    def start(self, rows: Rows, most: int) -> tuple[Tensor, Step]:
+        """Read prompts; return the first logits and what feeds the next of ``most`` tokens.
 
         Keys and values are kept; the rows of a step may repeat or reorder those of the one before.
+
+        Raises:
+            InputError: the model has not so many positions.
         """
         prefix = self.cached_prefix()
         layout = self.lay_out(rows, rows.all_passages(), prefix_cached=prefix is not None)
+        self._check_room(int(layout.positions.max()) + most)
         cache = expanded(prefix, len(rows)) or DynamicCache()
         logits = self.logits(layout, cache)[:, 0]
         return logits, _Continuation(self._model, cache, layout)
@@ -192,6 +203,16 @@ class CausalForward:
             self.logits(layout, expanded(prefix, len(chunk)), passage_recorder=recorder)
             mass[chunk] = recorder.mass()
         return mass
+
+    def _check_room(self, positions: int) -> None:
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        if limit is not None and positions > limit:
+            raise InputError(
+                f"a prompt and its answer take {positions} positions, and "
+                f"{type(self._model).__name__} has {limit}; lower n_context or "
+                "reader.passage_maxlength, or let reader.reading be fused, where every passage "
+                "stands at the same positions"
+            )
 
     def _chunks(self, rows: Rows, n_copies: int) -> list[Int64[Tensor, " chunk"]]:
         asked = rows.query.mask.sum(1) + rows.target.mask.sum(1)
