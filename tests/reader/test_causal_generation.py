@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
+from atlas_lm.reader.causal_generation import beam_search
 from atlas_lm.types import Generation
 
 from .causal_toys import PASSAGES, QUERY, byte_tokenizer, tiny_llama, toy_reader
@@ -91,6 +92,22 @@ def test_an_answer_stops_at_the_newline():
     answers = reader.generate(reader.collate(QUERY, PASSAGES), Generation(max_new_tokens=5))
     assert [answer.token_ids for answer in answers] == [(newline,), (newline,)]
     assert [answer.text for answer in answers] == ["", ""]
+
+
+@pytest.mark.parametrize("n_ends", [1, 2, 6])
+def test_beams_do_not_fill_up_with_one_answer_under_several_ends(n_ends):
+    """Tokens 0 and 1 are words; from 2 on all end an answer. "0" then any end scores best."""
+    first = torch.tensor([[0.2, 0.12, 0.35, 0.34, 0.33, 0.32, 0.31, 0.3]])[:, : 2 + n_ends]
+    then = torch.tensor([0.001, 0.001, 0.9, 0.3, 0.3, 0.3, 0.3, 0.3])[: 2 + n_ends]
+    answer = beam_search(
+        first.log(),
+        lambda tokens, _: then.log().expand(len(tokens), -1),
+        torch.arange(2, 2 + n_ends),
+        Generation(max_new_tokens=3, num_beams=2, length_penalty=2.0),
+    )[0]
+    assert answer.token_ids == (0, 2)
+    expected = (first[0, 0] / first.sum()).log() + (then[2] / then.sum()).log()
+    assert answer.log_prob == pytest.approx(float(expected), rel=1e-5)
 
 
 def _tokens(ids):

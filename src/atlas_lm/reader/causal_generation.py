@@ -66,8 +66,9 @@ def beam_search(
     ``logits`` has one row a query; ``step`` receives ``bsz * num_beams`` rows, whose origin indexes
     the rows of the step before (of ``logits``, the first time). An answer's score is its
     log-probability / length ** length_penalty; a query is done when ``num_beams`` answers are
-    finished and no unfinished one can beat the worst of them at its present length. A
-    ``constraint`` leaves out what may not be written.
+    finished and no unfinished one can beat the worst of them at its present length. Answers that
+    differ in their end alone are one answer, under the likeliest of ``ends``. A ``constraint``
+    leaves out what may not be written.
     """
     beams = [_Beams(generation) for _ in range(len(logits))]
     rows = torch.zeros(len(logits), 1, device=logits.device)
@@ -77,7 +78,7 @@ def beam_search(
         _constrain(
             scores, constraint, [(i, ids) for i, beam in enumerate(beams) for ids in beam.open]
         )
-        scores = rows[..., None] + scores.view(len(beams), width, -1)
+        scores = rows[..., None] + _one_end(scores, ends).view(len(beams), width, -1)
         best, flat = scores.flatten(1).topk(min(2 * generation.num_beams, scores[0].numel()), -1)
         token, origin = flat % scores.shape[-1], flat // scores.shape[-1]
         finished = torch.isin(token, ends)
@@ -161,6 +162,22 @@ def _log_probs(
     if position < generation.min_new_tokens:
         log_prob = log_prob.index_fill(-1, ends, -torch.inf)
     return log_prob
+
+
+def _one_end(
+    scores: Float[Tensor, "rows vocabulary"], ends: Int64[Tensor, " ends"]
+) -> Float[Tensor, "rows vocabulary"]:
+    """Return the scores with every row's likeliest end alone, the others at -inf.
+
+    So at most one of a row's candidates is finished, and among the best ``2 * num_beams`` of a
+    query at least ``num_beams`` are not, however many tokens end an answer.
+    """
+    if len(ends) < 2:
+        return scores
+    of_ends = scores[:, ends]
+    best, which = of_ends.max(-1, keepdim=True)
+    alone = torch.full_like(of_ends, -torch.inf).scatter(-1, which, best)
+    return scores.index_copy(-1, ends, alone)
 
 
 def _constrain(
