@@ -287,6 +287,38 @@ def test_saved_directory_opens_here_and_with_plain_transformers(tmp_path):
     torch.testing.assert_close(plain(ids).logits, reader.model(ids).logits)
 
 
+def test_a_prompt_beyond_the_models_positions_is_refused():
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=258, n_embd=32, n_layer=1, n_head=4, n_positions=60)
+    )
+    settings = CausalSettings(instruction="Go.\n", passage_maxlength=24, query_format="{query}")
+    reader = CausalReader(model, byte_tokenizer(), settings)
+    inputs = reader.collate(QUERY, PASSAGES)
+    message = r"has 60; lower n_context or reader\.passage_maxlength"
+    with pytest.raises(InputError, match=message):
+        reader.score(inputs, TARGET)
+    reader.score(inputs.first(2), TARGET)
+    fused = reader.with_settings(reading="fused")
+    fused.score(inputs, TARGET)
+    assert fused.generate(inputs, Generation(max_new_tokens=3))
+    with pytest.raises(InputError, match=message):
+        fused.generate(inputs, Generation(max_new_tokens=60))
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_leave_one_out_is_as_exact_under_autocast(reading):
+    reader = toy_reader(reading=reading)
+    inputs = reader.collate(QUERY, PASSAGES)
+    measure = frozenset({"leave_one_out", "passage_log_likelihood"})
+    exact = reader.signals(inputs, TARGET, measure)
+    with torch.autocast("cpu", torch.bfloat16):
+        apart = reader.signals(inputs, TARGET, measure)
+        together = reader.read(inputs, TARGET, n_context=3, measure=measure).signals
+    assert torch.equal(apart.leave_one_out, exact.leave_one_out)
+    assert torch.equal(together.leave_one_out, exact.leave_one_out)
+    assert not torch.equal(together.passage_log_likelihood, exact.passage_log_likelihood)
+
+
 def test_errors_name_the_remedy(tmp_path):
     reader = toy_reader()
     with pytest.raises(InputError, match="same number"):

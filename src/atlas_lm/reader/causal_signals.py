@@ -23,13 +23,21 @@ from atlas_lm.types import ReaderSignals, Reading, Signal, TokenLoss
 def measured(
     forward: CausalForward, rows: Rows, measure: frozenset[Signal], *, temperature: float
 ) -> ReaderSignals:
-    """Return the signals asked for, by forward passes of their own."""
+    """Return the signals asked for, by forward passes of their own.
+
+    ``leave_one_out`` is computed with autocast off: its range is a few tenths of a nat, as large as
+    bfloat16's error.
+    """
     prefix = forward.cached_prefix() if measure else None
     alone = without = mass = None
     if "passage_log_likelihood" in measure:
         alone = _alone(forward, rows, prefix, temperature)
     if "leave_one_out" in measure:
-        without = forward.leave_one_out(rows, prefix, temperature=temperature)
+        device = rows.query.ids.device.type
+        lowered = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False):
+            exact = forward.cached_prefix() if lowered else prefix
+            without = forward.leave_one_out(rows, exact, temperature=temperature)
     if "attention_mass" in measure:
         mass = forward.attention_mass(rows, prefix)
     return ReaderSignals(rows.target.mask, alone, without, mass)
@@ -45,11 +53,14 @@ def read_once(
 ) -> Reading:
     """Return the loss over the first ``n_context`` passages and the signals over all of them.
 
-    What the loss's forward pass cannot serve is measured by `measured`.
+    What the loss's forward pass cannot serve is measured by `measured`; so is ``leave_one_out``
+    under autocast, whose keys and values are not exact enough for it.
     """
     first = rows.first(n_context)
     everything = n_context == rows.passages.ids.shape[1]
     served = measure & _served(forward.reading, everything)
+    if torch.is_autocast_enabled(rows.query.ids.device.type):
+        served -= {"leave_one_out"}
     layout = forward.lay_out(first, first.all_passages())
     cache = DynamicCache() if served & _LIKELIHOODS else None
     recorder = PassageRecorder(layout, rows.target.mask, n_context)
