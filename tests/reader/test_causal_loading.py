@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, DistilBertConfig, T5Config
 
 from atlas_lm.reader import causal_loading, open_reader
-from atlas_lm.reader.causal import CausalReader
+from atlas_lm.reader.causal import CausalReader, CausalSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation
 
@@ -144,6 +144,16 @@ def test_a_model_of_another_kind_is_refused(config, message, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=message):
         CausalReader.from_pretrained(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_reader_that_was_there(tmp_path, monkeypatch):
+    toy_reader(instruction="Old.").save_pretrained(tmp_path / "reader")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "reader").iterdir()}
+    monkeypatch.setattr(CausalSettings, "save", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        CausalReader(tiny_llama(seed=1), byte_tokenizer()).save_pretrained(tmp_path / "reader")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "reader").iterdir()} == before
+    assert [file.name for file in tmp_path.iterdir()] == ["reader"]
 
 
 def test_an_untied_head_stays_untied(tmp_path):
