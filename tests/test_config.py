@@ -12,7 +12,7 @@ OPTIONS = {
     "data": "train mix validation shots shots_seed validation_limit index passages",
     "generation": "max_new_tokens min_new_tokens num_beams length_penalty decoder_prompt allowed",
     "objective": "objective temperature_score temperature_gold likelihood_floor "
-    "kl_reduction emdr2_marginal adist_normaliser pool_candidates",
+    "kl_reduction emdr2_marginal adist_normaliser pool_candidates shuffle_signals",
     "reader": "path settings lora",
     "retriever": "path settings lora",
     "staleness": "refresh_schedule refresh partial background probe_passages probe_every "

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atlas_lm.index import build
+from atlas_lm.objectives.control import dealt_out
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retrieve import ContextConfig, given_passages, no_passages, retrieve
 from atlas_lm.runtime.errors import InputError
@@ -234,3 +235,19 @@ def test_the_retriever_is_asked_what_the_example_says(tmp_path):
     assert torch.equal(
         found.rows, atlas.retrieve(Batch((replace(asked, query=people, sought=""),)), 3).rows
     )
+
+
+def test_the_control_teaches_the_same_signals_of_other_passages(tmp_path):
+    control, _ = open_run(draw(tmp_path), "objective.shuffle_signals=true")
+    config = control.config
+    plain = control.with_config(
+        replace(config, objective=replace(config.objective, shuffle_signals=False))
+    )
+    with torch.no_grad():
+        measured = control.measure(Batch(control.ask(["who ?", "what ?"]).examples)).measured
+        dealt = replace(measured, signals=dealt_out(measured.signals, measured.ids))
+        losses = [
+            atlas.retriever_loss(given)[0].item()
+            for atlas, given in ((control, measured), (plain, dealt), (plain, measured))
+        ]
+    assert losses[0] == losses[1] != losses[2]

@@ -20,6 +20,7 @@ from teacher import (
     load_signals,
     oracle,
     save_signals,
+    shuffled,
     teach,
     train_reader,
     untaught,
@@ -255,9 +256,13 @@ class JointWork:
         return Learning(**load_cell(self.args.out, name)["chosen"])
 
     def _memory(self, teacher: str, shots: int, seed: int, config: RunConfig) -> SignalMemory:
-        if teacher == "oracle":
+        if teacher in ("oracle", "shuffled"):
             memory = load_signals(self._signals("trained", shots, seed))
-            return oracle(memory, self.world.shots(config))
+            return (
+                oracle(memory, self.world.shots(config))
+                if teacher == "oracle"
+                else shuffled(memory)
+            )
         return load_signals(self._signals(teacher, shots, seed))
 
     def _signals(self, teacher: str, shots: int, seed: int) -> Path:

@@ -15,7 +15,8 @@ teacher    the reader learns to read and then measures every signal; also withou
            published (control, and control-prompted behind the few-shot prompt)
 read       answers of the trained reader over each retriever as it was
 tune       the retriever's hyper-parameters, one objective each, on dev questions
-learn      the retriever learns from the signals of each teacher under each objective: recall
+learn      the retriever learns from the signals of each teacher under each objective: recall;
+           shuffled: the trained reader's signals, dealt out at random among the passages
 joint      answers of the trained reader over what the trained retriever finds
 towers     both encoders learn: recall with the old index, with it and reranking, and refreshed
 variant    whole runs of the library's loop: two and four alternations, an update at every step,
@@ -33,7 +34,7 @@ from joint_work import VARIANTS, JointWork
 from minipedia_setup import ANSWER_SECONDS, READINGS, STARTS, Schedule, add_minipedia_arguments
 from tuning import OBJECTIVES
 
-TEACHERS = ("trained", "control", "control-prompted", "oracle")
+TEACHERS = ("trained", "control", "control-prompted", "shuffled", "oracle")
 WARM_STEP, TEACHING_STEP, UNTAUGHT_STEP = 4.5, 14.0, 9.0
 """Seconds on two cores of a step of four questions."""
 

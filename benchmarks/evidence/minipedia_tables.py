@@ -20,6 +20,7 @@ TEACHERS = {
     "trained": "trained reader",
     "control": "control: reader as published",
     "control-prompted": "control: reader as published, few-shot prompt",
+    "shuffled": "control: the trained reader's signals, shuffled",
     "oracle": "ceiling: answer strings",
 }
 _DRAW = re.compile(r"s(?P<shots>\d+)-(?P<seed>\d+)-(?P<start>\w+)$")
@@ -54,7 +55,7 @@ def against_controls(cells: Cells, on: str) -> str:
     for (shots, start, teacher, objective), seeds in learnt.items():
         trained = learnt.get((shots, start, "trained", objective), {})
         both = sorted(trained.keys() & seeds.keys())
-        if not teacher.startswith("control") or not both:
+        if not TEACHERS[teacher].startswith("control") or not both:
             continue
         gains = [
             over_seeds(

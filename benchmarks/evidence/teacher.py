@@ -22,6 +22,7 @@ from atlas_lm.config import RunConfig
 from atlas_lm.evaluation import has_answer
 from atlas_lm.model import Atlas
 from atlas_lm.objectives import ObjectiveConfig
+from atlas_lm.objectives.control import dealt_out
 from atlas_lm.runtime.logs import track
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.training import new_state
@@ -159,6 +160,17 @@ def oracle(memory: SignalMemory, examples: Sequence[Example]) -> SignalMemory:
         signals = ReaderSignals(torch.ones(len(worth), 1, dtype=torch.bool), worth[..., None])
         gathered.append(dataclasses.replace(measured, signals=signals))
     return SignalMemory(gathered)
+
+
+def shuffled(memory: SignalMemory) -> SignalMemory:
+    """Return the signals as `objective.shuffle_signals` deals them out."""
+    return SignalMemory(
+        [
+            dataclasses.replace(measured, signals=dealt_out(measured.signals, measured.ids))
+            for measured in memory.gathered
+            if measured is not None
+        ]
+    )
 
 
 def save_signals(path: Path, memory: SignalMemory) -> None:

@@ -18,6 +18,7 @@ from atlas_lm.index import Index, open_index
 from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.sharded import open_sharded
 from atlas_lm.objectives import ObjectiveConfig, make_objective
+from atlas_lm.objectives.control import dealt_out
 from atlas_lm.objectives.pooled import foreign, widened_score, widened_signals
 from atlas_lm.passages.filters import Filter
 from atlas_lm.passages.store import PassageStore
@@ -172,6 +173,8 @@ class Atlas:
 
     def retriever_loss(self, measured: Measured) -> tuple[Tensor, dict[str, float]]:
         """Return the objective's loss and diagnostics, summed over queries; fresh encoders."""
+        if self.config.objective.shuffle_signals:
+            measured = replace(measured, signals=dealt_out(measured.signals, measured.ids))
         retriever_score = self.trained_retriever.score(measured.query, measured.passages)
         signals = measured.signals
         if self.config.objective.pool_candidates:

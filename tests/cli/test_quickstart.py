@@ -24,6 +24,7 @@ def asked(*words: str) -> argparse.Namespace:
         (["--answers", "-5"], "--answers -5: give at least 1"),
         (["--tiny", "--retriever", "mine"], "--retriever mine: has no effect with --tiny"),
         (["--tiny", "--untrained-reader"], "--untrained-reader: has no effect with --tiny"),
+        (["--tiny", "--shuffled-signals"], "--shuffled-signals: has no effect with --tiny"),
         (["--tiny", "--answers", "64"], "--answers 64: has no effect with --tiny"),
     ],
 )
@@ -79,3 +80,10 @@ def test_the_card_of_the_control_does_not_say_that_both_halves_were_trained(tmp_
     assert "both halves fine-tuned together" in " ".join(both)
     assert "both halves" not in " ".join(control)
     assert "reader was never updated" in " ".join(control)
+
+
+def test_the_other_control_deals_the_signals_out_and_says_so(tmp_path):
+    config = quickstart_config(asked("--shuffled-signals"), tmp_path)
+    assert config.objective.shuffle_signals
+    assert config.training == quickstart_config(asked(), tmp_path).training
+    assert "dealt out at random" in " ".join(notes(config))

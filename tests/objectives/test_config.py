@@ -27,6 +27,7 @@ def test_the_options_are_these():
         "emdr2_marginal": "sequence",
         "adist_normaliser": "none",
         "pool_candidates": False,
+        "shuffle_signals": False,
     }
     assert tuple(OBJECTIVES) == OBJECTIVE_NAMES == ("pdist", "loop", "adist", "emdr2")
 

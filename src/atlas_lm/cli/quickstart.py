@@ -34,7 +34,8 @@ HELP = (
 )
 EXAMPLE = (
     "atlas-lm quickstart\n"
-    "  atlas-lm quickstart --untrained-reader   # the control: an untrained teacher\n"
+    "  atlas-lm quickstart --shuffled-signals   # the control: signals dealt out at random\n"
+    "  atlas-lm quickstart --untrained-reader   # another: the reader as published teaches\n"
     "  atlas-lm quickstart --tiny               # a made-up world, under a minute"
 )
 BUNDLED = "package:atlas-lm/contriever-nano"
@@ -92,7 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--untrained-reader",
         action="store_true",
-        help="the control: the reader is left as it is and teaches all the same",
+        help="a control: the reader is left as it is and teaches all the same",
+    )
+    parser.add_argument(
+        "--shuffled-signals",
+        action="store_true",
+        help="the control: the reader's signals are dealt out at random among the passages",
     )
     parser.add_argument("--tiny", action="store_true", help="a made-up world and a T5 from scratch")
     parser.add_argument(
@@ -152,6 +158,8 @@ def quickstart_config(args: argparse.Namespace, data: Path) -> RunConfig:
         f'data.passages=["{data}/passages.jsonl"]',
         f'retriever.path="{args.retriever or BUNDLED}"',
     ]
+    if args.shuffled_signals:
+        overrides.append("objective.shuffle_signals=true")
     config = load_recipe(find_recipe("quickstart"), [*overrides, *args.overrides], RunConfig)
     return untrained_reader(config) if args.untrained_reader else config
 
@@ -212,6 +220,7 @@ def _check(args: argparse.Namespace) -> None:
     given = {
         f"--retriever {args.retriever}": args.retriever is not None,
         "--untrained-reader": args.untrained_reader,
+        "--shuffled-signals": args.shuffled_signals,
         f"--answers {args.answers}": args.answers is not None,
     }
     if args.tiny and (without_effect := [name for name, is_given in given.items() if is_given]):
@@ -268,6 +277,8 @@ def _report(
     Console().print(comparison_table(comparisons, title=title))
     if is_control(config):
         notice("control: the reader was left untrained; its pretrained likelihoods alone taught")
+    if config.objective.shuffle_signals:
+        notice("control: the retriever learnt from signals dealt out at random; expect no gain")
     notice(f"run card: {card}\nmodel:    {out}/model")
     question = "Who painted the Mona Lisa?"
     notice(f'ask it:   atlas-lm answer --model {out}/model --index {out}/index "{question}"')

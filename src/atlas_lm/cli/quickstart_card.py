@@ -46,6 +46,10 @@ _AFTER_CONTROL = (
     "After: the control. The reader was never updated and has the same prompt as before; its "
     "pretrained likelihoods alone have taught the retriever."
 )
+_SHUFFLED = (
+    " The reader's signals were dealt out at random among each question's passages: what the "
+    "retriever gains is not due to them."
+)
 _INTERVALS = (
     "Intervals are 95% bootstrap intervals, paired for differences; a difference inside its noise "
     "is called none."
@@ -60,6 +64,7 @@ def is_control(config: RunConfig) -> bool:
 def notes(config: RunConfig) -> tuple[str, ...]:
     """Return what a card says of its measurements."""
     after = _AFTER_CONTROL if is_control(config) else _AFTER
+    after += _SHUFFLED if config.objective.shuffle_signals else ""
     return _QUESTIONS, f"{_BEFORE} {after}", _INTERVALS
 
 

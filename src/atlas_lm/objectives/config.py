@@ -46,6 +46,9 @@ class ObjectiveConfig:
     """Score every query against the passages of all queries of its micro-batch, on all processes;
     those that are not its own count as useless, and get no gradient from it. Passages that it may
     not be shown, such as the one that its text was cut from, are left out."""
+    shuffle_signals: bool = False
+    """A control: deal the reader's signals out at random among each query's passages. What the
+    retriever still gains is not due to them."""
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVE_NAMES and self.objective not in ALIASES:
