@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from atlas_lm.evaluation.kilt import PAGE_FIELD
 from atlas_lm.model import Atlas
@@ -12,13 +12,15 @@ from atlas_lm.runtime.logs import track, warn
 from atlas_lm.types import Example
 
 SCANNED = 200_000
-"""Corpora of so many passages or fewer are read once for their pages."""
+"""Corpora of so many passages or fewer are read once for all their pages, larger ones until one of
+those sought is met."""
 
 
 def check_gold(atlas: Atlas, examples: Sequence[Example]) -> None:
     """Hold the gold passages and pages of the examples against the corpus that is searched.
 
-    Where some are missing a warning says how many; their examples count as misses.
+    Where some are missing a warning says how many; their examples count as misses. Of a corpus of
+    more than `SCANNED` passages it is only known whether all pages are missing.
 
     Raises:
         InputError: none is in the corpus, or its passages do not say which page they are of.
@@ -52,17 +54,24 @@ def _check_pages(store: PassageStore, examples: Sequence[Example]) -> None:
             f"{PAGE_FIELD}; make passages with atlas-lm prepare wikipedia, or add the field"
         )
     if len(store) > SCANNED:
-        return
-    pages = {
-        str(passage.metadata.get(PAGE_FIELD))
-        for passage in track(store, "Reading pages", total=len(store))
-    }
-    _report(
-        {page: example for page, example in wanted.items() if page not in pages},
-        len(wanted),
-        f"provenance {PAGE_FIELD}",
-        store,
-    )
+        missing = {} if _has_any(store, wanted) else wanted
+    else:
+        pages = set(_pages(store))
+        missing = {page: example for page, example in wanted.items() if page not in pages}
+    _report(missing, len(wanted), f"provenance {PAGE_FIELD}", store)
+
+
+def _pages(store: PassageStore) -> Iterator[str]:
+    for passage in track(store, "Reading pages", total=len(store)):
+        yield str(passage.metadata.get(PAGE_FIELD))
+
+
+def _has_any(store: PassageStore, pages: Collection[str]) -> bool:
+    """Return whether a page is in the corpus, by the ids of ``prepare wikipedia`` or by reading."""
+    rows = store.rows_of([f"{page}-1" for page in pages], missing="skip")
+    if any(str(store[row].metadata.get(PAGE_FIELD)) in pages for row in rows):
+        return True
+    return any(page in pages for page in _pages(store))
 
 
 def _report(missing: dict[str, Example], asked: int, what: str, store: PassageStore) -> None:
