@@ -28,13 +28,14 @@ def parse_passage(line: bytes, place: str, line_number: int) -> Passage:
         raise _fault(line, f"{place}{line_number}") from None
     title = "" if title is None else title
     section = "" if section is None else section
-    for name, value in (("id", passage_id), ("text", text), ("title", title), ("section", section)):
-        if type(value) is not str:
-            raise InputError(
-                f"{place}{line_number}: field {name!r} is {_kind(value)} "
-                f"({_shown(orjson.dumps(value))}); it must be a string"
-            )
-    return Passage(passage_id, text, title, section, record)
+    if type(passage_id) is type(text) is type(title) is type(section) is str:
+        return Passage(passage_id, text, title, section, record)
+    fields = {"id": passage_id, "text": text, "title": title, "section": section}
+    name, value = next((n, v) for n, v in fields.items() if type(v) is not str)
+    raise InputError(
+        f"{place}{line_number}: field {name!r} is {_kind(value)} "
+        f"({_shown(orjson.dumps(value))}); it must be a string"
+    )
 
 
 def checked_id(line: bytes, place: str, line_number: int) -> str:
