@@ -39,7 +39,7 @@ EXAMPLE = (
     "  atlas-lm quickstart --tiny               # a made-up world, under a minute"
 )
 BUNDLED = "package:atlas-lm/contriever-nano"
-ANSWERS = 64
+ANSWERS = 48
 KNOWN = {
     BUNDLED: "contriever-nano: trained without any label on these same passages by "
     "recipes/contriever_nano.toml",
@@ -122,22 +122,22 @@ def run(args: argparse.Namespace) -> int:
         data = cache_dir() / "minipedia"
         manifest = prepare_minipedia(data)
         config = quickstart_config(args, data)
-    with stages.stage("models and index", "60 s"):
+    with stages.stage("models and index", "15 s"):
         atlas = open_halves(config)
         notice(describe_models(config, manifest["counts"]["passages"]))
         open_or_build_index(atlas, config, out)
     examples = training_examples(config, atlas.config.task)
     test = load_examples(data / "supported" / "test.jsonl", atlas.config.task)
     asked = sample_shots(test, min(args.answers or ANSWERS, len(test)), seed=0)
-    with stages.stage("measure before: few-shot prompt, retriever as it is", "60 s"):
+    with stages.stage("measure before: few-shot prompt, retriever as it is", "50 s"):
         before = measure_both(with_demonstrations(atlas, examples), test, asked)
-    with stages.stage(f"train on {len(examples)} questions", "7 min"):
+    with stages.stage(f"train on {len(examples)} questions", "8 min"):
         outcome = run_joint(atlas, config, examples, [], out)
     if not outcome.finished:
         words = ("atlas-lm", "train", f"{out}/recipe.toml", "--out", str(out), "--resume")
         notice(f"go on with: {shlex.join(words)}")
         return 130
-    with stages.stage("measure after", "60 s"):
+    with stages.stage("measure after", "40 s"):
         # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.
         reads = with_demonstrations(atlas, examples) if is_control(config) else atlas
         after = measure_both(reads, test, asked)
