@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 from atlas_lm import Atlas
-from atlas_lm.cli import main, train
+from atlas_lm.cli import joint, main, train
 from atlas_lm.cli.doctor_checks import EXTRAS
 from atlas_lm.cli.export import Opened, _last_measured, open_source
 from atlas_lm.runtime.errors import InputError
@@ -260,6 +261,38 @@ def test_a_preempted_run_saves_ends_well_and_says_how_to_go_on(tiny, tmp_path):
     assert f"go on with: atlas-lm train {out}/recipe.toml --out {out} --resume" in complained
     last = json.loads(log.read_text().splitlines()[-1])["step"]
     assert (out / "checkpoints" / f"step-{last:08d}").is_dir()
+
+
+def test_sigterm_while_the_index_is_built_or_the_model_saved_ends_well_too(
+    tiny, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "my run"
+    words = ["train", "tinyworld", "--out", out, *run_overrides(tiny), "training.total_steps=2"]
+    words = list(map(str, words))
+    plain = joint.build_index
+    struck = []
+
+    def strike(*_, **__):
+        struck.append(signal.getsignal(signal.SIGTERM))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(joint, "build_index", strike)
+    assert main(words) == 0
+    again = capsys.readouterr().err.split("go on with: ")[1].splitlines()[0]
+    assert "--resume" not in again
+    monkeypatch.setattr(joint, "build_index", plain)
+    monkeypatch.setattr(joint, "save_model", strike)
+    assert main(shlex.split(again)[1:]) == 0
+    again = capsys.readouterr().err.split("go on with: ")[1].splitlines()[0]
+    assert shlex.split(again)[2:] == [f"{out}/recipe.toml", "--out", str(out), "--resume"]
+    assert not (out / "model").exists()
+    monkeypatch.undo()
+    assert main(shlex.split(again)[1:]) == 0
+    assert (out / "model").is_dir()
+    assert len(struck) == 2
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.launched import launched, start_words
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
+from atlas_lm.training.interrupt import Terminated, terminable
 from atlas_lm.training.lock import run_lock
 from atlas_lm.training.trackers import TRACKERS, require_trackers
 
@@ -73,7 +74,14 @@ def run(args: argparse.Namespace) -> int:
     config = load_recipe(path, args.overrides, RunConfig)
     require_trackers(watched(args))
     with joined(args.device, timeout_minutes=config.training.timeout_minutes) as device:
-        return _joint(config, args, device)
+        try:
+            with terminable():
+                return _joint(config, args, device)
+        except Terminated:
+            begun = any(Path(args.out, "checkpoints").glob("step-*"))
+            again = resume_command(args) if begun else start_command(args)
+            notice(f"stopped by SIGTERM before or after the steps; go on with: {again}")
+            return 0
 
 
 def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
@@ -123,7 +131,16 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
 
 def resume_command(args: argparse.Namespace) -> str:
     """Return what goes on with the run of ``args`` as it was started: a line for a shell."""
-    words = [*start_words(), "train", f"{args.out}/recipe.toml", "--out", args.out, "--resume"]
+    return _command(args, f"{args.out}/recipe.toml", "--out", args.out, "--resume")
+
+
+def start_command(args: argparse.Namespace) -> str:
+    """Return what starts the run of ``args`` once more: an index goes on where it was stopped."""
+    return _command(args, args.recipe, *args.overrides, "--out", args.out)
+
+
+def _command(args: argparse.Namespace, *what: str) -> str:
+    words = [*start_words(), "train", *what]
     if args.device != "cpu":
         words += ["--device", args.device]
     for name in dict.fromkeys(watched(args)):

@@ -1,9 +1,11 @@
-"""Ctrl-C and the scheduler's SIGTERM, kept until the step is finished."""
+"""Ctrl-C and SIGTERM: kept until a step is finished; SIGTERM ends what is outside of steps."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -48,3 +50,28 @@ class StopRequest:
         elif not self.asked:
             notice("stopping after this step")
         self.asked = True
+
+
+class Terminated(BaseException):
+    """SIGTERM came where there is no step to finish: a model is opened, an index built."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """While entered, the first SIGTERM raises `Terminated` and others do nothing.
+
+    A `StopRequest` within takes precedence. Off the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated
