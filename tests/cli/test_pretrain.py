@@ -24,6 +24,7 @@ FIT = [
     "fit.log_every=1",
 ]
 LENGTHS = ["encoder.settings.query_maxlength=64", "encoder.settings.passage_maxlength=64"]
+PIECES = ["contrastive.query_maxlength=62", "contrastive.key_maxlength=62"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,8 @@ def trained(capsys, recipe: str, out: Path, *options: str) -> dict:
 
 
 def test_contriever_runs_small_over_any_encoder_and_opens_again(bert, files, tmp_path, capsys):
-    options = [*FIT, *LENGTHS, corpora(files["wiki"], files["web"]), f'encoder.path="{bert}"']
+    two = corpora(files["wiki"], files["web"])
+    options = [*FIT, *LENGTHS, *PIECES, two, f'encoder.path="{bert}"']
     result = trained(capsys, "contriever", tmp_path / "run", *options, "contrastive.queue_size=8")
     assert result["passages"] == 40
     noted = json.loads((Path(result["retriever"]) / "run.json").read_text())
@@ -69,7 +71,8 @@ def test_contriever_runs_small_over_any_encoder_and_opens_again(bert, files, tmp
 
 def test_mcontriever_runs_small_on_several_languages(bert, files, tmp_path, capsys):
     three = corpora(files["wiki"], files["web"], files["third"])
-    options = [*FIT, *LENGTHS, three, f'encoder.path="{bert}"', "contrastive.queue_size=8"]
+    options = [*FIT, *LENGTHS, *PIECES, three, f'encoder.path="{bert}"']
+    options.append("contrastive.queue_size=8")
     assert trained(capsys, "mcontriever", tmp_path / "run", *options)["passages"] == 45
 
 
