@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 
 import pytest
 import torch
@@ -104,10 +105,14 @@ def test_the_last_k_are_kept_and_leftovers_of_a_kill_are_swept(tmp_path):
 
 
 def test_what_was_loaded_is_not_written_anew(tmp_path, monkeypatch):
-    whole = run(tmp_path, config(), schedule="3").outcome
+    whole = run(tmp_path, config(keep_last=1), schedule="3").outcome
     monkeypatch.setattr(checkpoint_module, "atomic_directory", lambda path: pytest.fail(str(path)))
-    again = run(tmp_path, config(), schedule="3", resume=True).outcome  # killed after its last save
+    # Killed after its last save, before older checkpoints were removed:
+    kept = sorted(path.name for path in whole.checkpoint.parent.iterdir())
+    shutil.copytree(whole.checkpoint, whole.checkpoint.with_name("step-00000001"))
+    again = run(tmp_path, config(keep_last=1), schedule="3", resume=True).outcome
     assert (again.step, again.finished, again.checkpoint) == (8, True, whole.checkpoint)
+    assert sorted(path.name for path in whole.checkpoint.parent.iterdir()) == kept
 
 
 def refreshed(state, step):

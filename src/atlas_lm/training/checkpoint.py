@@ -137,21 +137,18 @@ class Checkpoints:
             warn(f"a save in the background has failed ({failure}); saving anew")
             wait = True
         path = self.path / _name(state.step)
-        if path == self._loaded:
-            return path
         self._sweep()
+        if path == self._loaded:  # its save may have been killed before older ones were removed
+            if distributed.world().is_main:
+                self._remove_old(_best_name(state))
+            return path
         sharded = self._write_shares(state, path) if state.is_sharded else None
         version = state.freshness.version
         linked = self._linkable_index(version)
         here = distributed.world().is_main and linked is not None
         with_index = not distributed.any_process(here)  # process 0 writes, so it decides
-        snapshot = Snapshot(
-            state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path),
-            state.facts(),
-            version,
-            linked,
-            _name(state.best.step) if state.best else "",
-        )
+        tensors = state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path)
+        snapshot = Snapshot(tensors, state.facts(), version, linked, _best_name(state))
         if not wait and distributed.world().size == 1:
             self._begin(path, snapshot.copy())
             return path
@@ -290,6 +287,10 @@ def known_best(checkpoint: Path) -> dict[str, Any] | None:
         return None
     best: dict[str, Any] | None = state.get("best")
     return best
+
+
+def _best_name(state: TrainState) -> str:
+    return _name(state.best.step) if state.best else ""
 
 
 def _name(step: int) -> str:
