@@ -1,9 +1,9 @@
 """Retrieval for parameters: closed-book readers of growing size against a small one with an index.
 
-python benchmarks/evidence/parameters.py --facts 250 1000 4000 --seeds 0
+python benchmarks/evidence/parameters.py --facts 1000 4000 16000 40000 --seeds 0
 
 open    A small reader learns to look up (lessons: facts of no world, passages given) and then,
-        with a small retriever, to find and read in a world of 1,000 facts. Its index is then that
+        with a small retriever, to find and read in a world of 400 facts. Its index is then that
         of each larger world, about other facts; nothing is trained for it.
 closed  Readers with one to eight times the parameters of both halves together are trained on the
         questions and answers of that very world, so many passes over all of them.
@@ -38,16 +38,17 @@ from atlas_lm.training.optim import OptimConfig
 from atlas_lm.training.update import update
 from atlas_lm.types import Example, Generation
 
-SMALL = {"dim": 32, "layers": 2, "heads": 8}
-TRAINED_ON = 1000
-"""Facts of the world in which the small pair learns, spread over everybody."""
-CLOSED_DIMS = {1: 40, 2: 56, 4: 80, 8: 112}
+SMALL = {"dim": 48, "layers": 2, "heads": 8}
+TRAINED_ON = 400
+"""Facts of the world in which the small pair learns: all of twenty people."""
+CLOSED_DIMS = {1: 64, 2: 104, 4: 152, 8: 224}
 """Width of the closed-book readers by their parameters relative to the small pair's."""
 ASKED = 1000
 JOINT = (
     "generation.max_new_tokens=4",
-    "training.total_steps=160",
-    "staleness.refresh_schedule=10",
+    "training.total_steps=300",
+    "training.log_every=100",
+    "context.retriever_n_context=16",
 )
 """Beside the recipe ``tinyworld``."""
 BSZ = 256
@@ -65,7 +66,7 @@ def small_pair(out: Path, seed: int, steps: int) -> TinyRun:
     run = TinyRun(out / "pairs" / str(seed))
     if (run.objective("pdist") / "model").is_dir():
         return run
-    world = make_world(TRAINED_ON, seed=1000 + seed, spread=True)
+    world = make_world(TRAINED_ON, seed=1000 + seed)
     questions = world.questions()
     random.Random(seed).shuffle(questions)
     write_rows(run.world / "passages.jsonl", world.passages())
@@ -138,8 +139,14 @@ def memorise(atlas: Atlas, examples: Sequence[Example], exposures: int, seed: in
     """Train the reader on every example so many times; return the last loss."""
     bsz = min(BSZ, max(32, len(examples) // 8))
     steps = -(-exposures * len(examples) // bsz)
+    width = atlas.reader.model.config.d_model  # type: ignore[attr-defined]
     optim = OptimConfig(
-        lr=3e-3, schedule="cosine", warmup_steps=30, lr_floor=0.02, beta2=0.98, weight_decay=0.0
+        lr=3e-3 * CLOSED_DIMS[1] / width,  # at one rate for all, wider readers learn less
+        schedule="cosine",
+        warmup_steps=30,
+        lr_floor=0.02,
+        beta2=0.98,
+        weight_decay=0.0,
     )
     training = TrainingConfig(total_steps=steps, bsz=bsz, reader=optim, seed=seed)
     state = new_state(atlas, examples, training)
@@ -177,10 +184,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_cell_arguments(parser, out="runs/evidence/parameters")
-    parser.add_argument("--facts", type=int, nargs="+", default=[250, 1000, 4000])
+    parser.add_argument("--facts", type=int, nargs="+", default=[1000, 4000, 16000, 40000])
     parser.add_argument("--times", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--exposures", type=int, default=100)
+    parser.add_argument("--exposures", type=int, default=30, help="of each fact, closed book")
     parser.add_argument("--steps", type=int, default=5000, help="lessons of 32 of the small reader")
     args = parser.parse_args()
     run_cells(cells(args), args)

@@ -1,7 +1,7 @@
 """A made-up world that can be made as large as one likes, over a fixed vocabulary.
 
-Two hundred people, twenty relations, things of three words ("badofi nikalo tuveso") from a short
-list, so that more facts need more memory and not more words. An answer carries 18 bits.
+Two thousand people, twenty relations, things of one word from a short list, so that more facts need
+more memory and not more words. An answer carries 8 bits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from itertools import product
 from typing import Any
 
 _SYLLABLES = ["ba", "do", "fi", "gu", "ka", "lo", "mi", "nu", "pa", "ri", "so", "tu", "ve", "zo"]
-PEOPLE, RELATIONS, THINGS = 200, 20, 64
-"""Names; relations, each with a verb that asks for it; and the words of things."""
+PEOPLE, RELATIONS, THINGS = 2000, 20, 256
+"""Names; relations, each with a verb that asks for it; and things."""
 MOST_FACTS = PEOPLE * RELATIONS
 LESSON_PASSAGES = 4
 _SAME_PERSON = _SAME_RELATION = 0.3
@@ -49,7 +49,7 @@ def words() -> list[str]:
 
 @cache
 def word_lists() -> tuple[list[str], dict[str, str], list[str]]:
-    """Return people, the relations with their verbs, and the words of things."""
+    """Return people, the relations with their verbs, and things."""
     every = [a + b + c for a, b, c in product(_SYLLABLES, repeat=3)]
     random.Random("words").shuffle(every)
     words = iter(every)
@@ -103,7 +103,7 @@ def _other(draw: random.Random, asked: Fact, people: list[str], relations: list[
 
 
 def _thing(draw: random.Random) -> str:
-    return " ".join(draw.choices(word_lists()[2], k=3))
+    return draw.choice(word_lists()[2])
 
 
 def _id(fact: Fact) -> str:
