@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -54,6 +55,21 @@ def within_a_fifth(predicted: Callable[[], float], real: Callable[[], float]) ->
     pytest.fail(f"predicted over real: {ratios}")
 
 
+def made_up_index(
+    folder: Path, rows: int, dim: int, kind: Literal["flat", "int8", "binary"]
+) -> None:
+    corpus = write(folder / "corpus.jsonl", {f"p{row}": "t" for row in range(rows)})
+    store = PassageStore.open([corpus])
+    build(
+        store,
+        lambda passages: torch.randn(len(passages), dim),
+        folder / "index",
+        fingerprint=make_fingerprint(corpus=store.fingerprint, dim=dim),
+        settings=IndexSettings(kind=kind, recall_queries=0),
+        passages_at_a_time=16_384,
+    )
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -96,16 +112,7 @@ def test_the_time_of_a_build(tmp_path, monkeypatch):
 def test_the_time_of_a_search(tmp_path, monkeypatch, kind, bsz):
     monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     rows, dim = 50_000, 128
-    store = PassageStore.open(
-        [write(tmp_path / "corpus.jsonl", {f"p{r}": "t" for r in range(rows)})]
-    )
-    build(
-        store,
-        lambda passages: torch.randn(len(passages), dim),
-        tmp_path / "index",
-        fingerprint=make_fingerprint(corpus=store.fingerprint, dim=dim),
-        settings=IndexSettings(kind=kind, recall_queries=0),
-    )
+    made_up_index(tmp_path, rows, dim, kind)
     index, _ = open_index(tmp_path / "index")
     if hasattr(index, "pack_"):
         index.pack_()
@@ -223,17 +230,7 @@ def test_the_memory_of_a_process_that_builds(tmp_path):
 def test_the_memory_of_a_process_that_searches(tmp_path, monkeypatch):
     monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     rows, dim = 500_000, 384
-    store = PassageStore.open(
-        [write(tmp_path / "corpus.jsonl", {f"{r}": "t" for r in range(rows)})]
-    )
-    build(
-        store,
-        lambda passages: torch.randn(len(passages), dim),
-        tmp_path / "index",
-        fingerprint=make_fingerprint(corpus=store.fingerprint, dim=dim),
-        settings=IndexSettings(recall_queries=0),
-        passages_at_a_time=16_384,
-    )
+    made_up_index(tmp_path, rows, dim, "flat")
     asked = request(
         passages=rows, dim=dim, retriever=encoder(2, dim), reader=None, bsz=1, index="fp16"
     )
