@@ -110,3 +110,16 @@ def test_wrong_corpus(tmp_path):
 def test_an_unknown_measure():
     with pytest.raises(InputError, match=r"measure 'nDGC@10' is unknown \(did you mean 'nDCG@10'"):
         parse_measures(["nDGC@10"])
+
+
+def test_measures_are_read_as_ir_measures_writes_them():
+    names = ["nDCG@10", "P(rel=2)@10", "RR", "nDCG(dcg='exp-log2')@5"]
+    assert list(map(str, parse_measures(names))) == names
+
+
+@pytest.mark.parametrize(
+    "name", ["iter_calc", "P(rel)@10", "nDCG(no=1)@10", "nDCG@x", "P(rel=f())"]
+)
+def test_what_is_no_measure_is_refused(name):
+    with pytest.raises(InputError, match="is unknown"):
+        parse_measures([name])

@@ -7,6 +7,8 @@ passage with the query's own id is not counted as found.
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +163,9 @@ def evaluate_beir(
     )
 
 
+_MEASURE = re.compile(r"(?P<name>\w+)(?:\((?P<options>[^()]*)\))?(?:@(?P<cutoff>\d+))?")
+
+
 def parse_measures(names: Sequence[str]) -> list[Any]:
     """Return measures of ``ir-measures`` by name.
 
@@ -171,13 +176,29 @@ def parse_measures(names: Sequence[str]) -> list[Any]:
     found = []
     for name in names:
         try:
-            found.append(library.parse_measure(name))
-        except (NameError, ValueError, SyntaxError, TypeError, KeyError) as error:
+            found.append(_measure(library, name))
+        except (AttributeError, ValueError, SyntaxError, TypeError, KeyError) as error:
             raise InputError(
                 f"measure {name!r} is unknown{did_you_mean(name, MEASURES)}; write it as "
                 "ir-measures does: nDCG@10, R@100, RR@10, AP@1000"
             ) from error
     return found
+
+
+def _measure(library: Any, name: str) -> Any:
+    """Return a measure such as ``P(rel=2)@10``; the library's own parser ends with Python 3.13."""
+    parts = _MEASURE.fullmatch(name.strip())
+    if parts is None:
+        raise ValueError(name)
+    measure = getattr(library, parts["name"])
+    if not isinstance(measure, library.Measure):
+        raise ValueError(name)
+    options = (pair.split("=") for pair in (parts["options"] or "").split(",") if pair)
+    values = {option.strip(): ast.literal_eval(value.strip()) for option, value in options}
+    if unknown := values.keys() - measure.SUPPORTED_PARAMS.keys():
+        raise ValueError(min(unknown))
+    measure = measure(**values) if values else measure
+    return measure @ int(parts["cutoff"]) if parts["cutoff"] else measure
 
 
 def _measured(
