@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarnin
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Machine(ram_bytes=10**10, disk_bytes=10**12, cores=1)
-CHANCES = 4
+CHANCES = 8
 """A busy machine gets some: predicted and real are timed one after the other."""
 
 
