@@ -256,14 +256,11 @@ class JointWork:
         return Learning(**load_cell(self.args.out, name)["chosen"])
 
     def _memory(self, teacher: str, shots: int, seed: int, config: RunConfig) -> SignalMemory:
-        if teacher in ("oracle", "shuffled"):
-            memory = load_signals(self._signals("trained", shots, seed))
-            return (
-                oracle(memory, self.world.shots(config))
-                if teacher == "oracle"
-                else shuffled(memory)
-            )
-        return load_signals(self._signals(teacher, shots, seed))
+        derived = teacher in ("oracle", "shuffled")
+        memory = load_signals(self._signals("trained" if derived else teacher, shots, seed))
+        if teacher == "oracle":
+            return oracle(memory, self.world.shots(config))
+        return shuffled(memory) if teacher == "shuffled" else memory
 
     def _signals(self, teacher: str, shots: int, seed: int) -> Path:
         return self.args.out / "signals" / f"{teacher}-s{shots}-{seed}-{self.start}"

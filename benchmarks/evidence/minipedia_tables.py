@@ -23,6 +23,7 @@ TEACHERS = {
     "shuffled": "control: the trained reader's signals, shuffled",
     "oracle": "ceiling: answer strings",
 }
+CONTROLS = ("control", "control-prompted", "shuffled")
 _DRAW = re.compile(r"s(?P<shots>\d+)-(?P<seed>\d+)-(?P<start>\w+)$")
 
 
@@ -55,7 +56,7 @@ def against_controls(cells: Cells, on: str) -> str:
     for (shots, start, teacher, objective), seeds in learnt.items():
         trained = learnt.get((shots, start, "trained", objective), {})
         both = sorted(trained.keys() & seeds.keys())
-        if not TEACHERS[teacher].startswith("control") or not both:
+        if teacher not in CONTROLS or not both:
             continue
         gains = [
             over_seeds(

@@ -58,8 +58,8 @@ def word_lists() -> tuple[list[str], dict[str, str], list[str]]:
     return people, relations, [next(words) for _ in range(THINGS)]
 
 
-def make_world(facts: int, seed: int, *, spread: bool = False) -> WideWorld:
-    """Return a world of so many facts: all twenty of one person before the next, or ``spread``.
+def make_world(facts: int, seed: int) -> WideWorld:
+    """Return a world of so many facts: all twenty of one person before the next.
 
     Raises:
         ValueError: there are not so many.
@@ -70,8 +70,6 @@ def make_world(facts: int, seed: int, *, spread: bool = False) -> WideWorld:
     draw = random.Random(f"world {seed}")
     everybody = draw.sample(people, len(people))
     every = [(person, relation) for person in everybody for relation in relations]
-    if spread:
-        draw.shuffle(every)
     return WideWorld({fact: _thing(draw) for fact in every[:facts]})
 
 

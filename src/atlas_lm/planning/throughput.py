@@ -201,7 +201,8 @@ def _scan_rate(request: PlanRequest) -> float:
     The rate of a flat index stands in for faiss' and Milvus'.
     """
     rows = min(request.rows_of_rank, 2**26 // request.dim)
-    kind = request.index if request.index in ("int8", "binary") else "flat"
+    planned = request.index.strip().lower()
+    kind = planned if planned in ("int8", "binary") else "flat"
     size = index_size(kind, rows=rows, dim=request.dim, keep_vectors=request.keep_vectors)
     index = _made_up_index(kind, rows, request)
     query = torch.randn(request.bsz * request.world, request.dim)

@@ -119,7 +119,7 @@ class CausalForward:
             prefix_cached=prefix_cached,
             behind=behind,
         )
-        self._check_room(int(layout.positions.max()) + 1)
+        self._check_room(layout, rows)
         return layout
 
     def logits(
@@ -185,7 +185,7 @@ class CausalForward:
         """
         prefix = self.cached_prefix()
         layout = self.lay_out(rows, rows.all_passages(), prefix_cached=prefix is not None)
-        self._check_room(int(layout.positions.max()) + most)
+        self._check_room(layout, rows, more=most - 1)
         cache = expanded(prefix, len(rows)) or DynamicCache()
         logits = self.logits(layout, cache)[:, 0]
         return logits, _Continuation(self._model, cache, layout)
@@ -204,9 +204,14 @@ class CausalForward:
             mass[chunk] = recorder.mass()
         return mass
 
-    def _check_room(self, positions: int) -> None:
+    def _check_room(self, layout: Layout, rows: Rows, *, more: int = 0) -> None:
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        if limit is not None and positions > limit:
+        parts = (rows.passages.ids, rows.query.ids, rows.target.ids)
+        most = self._prefix.numel() + sum(part[0].numel() for part in parts if len(part)) + more
+        if limit is None or most <= limit:
+            return  # whatever the masks: to read the positions is to wait for the device
+        positions = int(layout.positions.max()) + 1 + more
+        if positions > limit:
             raise InputError(
                 f"a prompt and its answer take {positions} positions, and "
                 f"{type(self._model).__name__} has {limit}; lower n_context or "
