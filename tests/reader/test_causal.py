@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
-from atlas_lm.reader.dropout import dropout_is_active
+from atlas_lm.runtime.dropout import dropout_is_active
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation
 

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from atlas_lm.reader.dropout import dropout_is_active
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.reader.inputs import FiDInputs
 from atlas_lm.reader.likelihood import labels_of
+from atlas_lm.runtime.dropout import dropout_is_active
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation, Passage, Tokens
 from tests.reader.fid_models import (

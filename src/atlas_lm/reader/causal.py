@@ -26,7 +26,7 @@ from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
-from atlas_lm.reader.dropout import dropout_is_active, set_dropout_
+from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating

@@ -18,7 +18,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer, warn_of_cut_target
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
-from atlas_lm.reader.dropout import dropout_is_active, set_dropout_
 from atlas_lm.reader.generation import generate_answers, left_padded
 from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
 from atlas_lm.reader.likelihood import (
@@ -30,6 +29,7 @@ from atlas_lm.reader.likelihood import (
 from atlas_lm.reader.loading import load_config, load_tokenizer, load_weights
 from atlas_lm.reader.packing import PackedStates, encode_packed
 from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
+from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating

@@ -21,8 +21,9 @@ from atlas_lm.retriever import saving
 from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.settings import EncoderSettings
-from atlas_lm.retriever.switches import checkpoint_activations_, set_dropout_
+from atlas_lm.retriever.switches import checkpoint_activations_
 from atlas_lm.runtime import distributed
+from atlas_lm.runtime.dropout import set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
 from atlas_lm.runtime.modes import evaluating
@@ -228,7 +229,7 @@ class BiEncoder(nn.Module):
             checkpoint_activations_(encoder, enabled)
 
     def set_dropout(self, p: float) -> None:
-        """Set the probability of every dropout of the encoders, attention's too; not saved."""
+        """Set every dropout probability of the encoders, attention's too, in [0, 1); not saved."""
         set_dropout_(self.towers, p)
 
     def fingerprint(self, corpus: str) -> dict[str, Any]:
