@@ -108,12 +108,16 @@ def test_slice_of_a_batch_is_a_batch_of_slices(reading):
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("n_context", [2, 3])
 @pytest.mark.parametrize("measure", [ALL, frozenset(), frozenset({"leave_one_out"})])
-@pytest.mark.parametrize("hindrance", ["none", "dropout", "checkpointing"])
+@pytest.mark.parametrize("hindrance", ["none", "dropout", "checkpointing", "one by one"])
 def test_read_gives_loss_and_signals(reading, n_context, measure, hindrance):
     reader = toy_reader(reading=reading).train()
     inputs = reader.collate(QUERY, PASSAGES)
     expected = reader.signals(inputs, TARGET, measure, logit_temperature=0.5)
     loss = reader.loss(inputs.first(n_context), TARGET).total
+    if hindrance == "one by one":
+        reader = reader.with_settings(tokens_per_forward=1).train()
+        apart = reader.loss(inputs.first(n_context), TARGET).total
+        torch.testing.assert_close(apart, loss)
     if hindrance == "checkpointing":
         reader.enable_gradient_checkpointing()
     if hindrance == "dropout":

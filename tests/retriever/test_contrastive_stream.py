@@ -232,16 +232,52 @@ def test_similarities_are_float32_whatever_the_precision(plain_dir, tmp_path):
     assert mixed.item() == exact.item()
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_before_any_weight_is_lost(plain_dir, tmp_path):
+@pytest.mark.parametrize("kind", ["in_batch", "queue"])
+def test_a_step_whose_gradient_is_not_finite_moves_nothing_and_is_counted(
+    plain_dir, tmp_path, kind
+):
     write_corpus(tmp_path / "passages.jsonl")
-    fit = replace(FIT, save_every=1)
-    learner = contrastive_learner(tmp_path, plain_dir, "in_batch", fit)
-    sound = learner.loss
-    learner.loss = lambda step: (sound(step)[0] * (float("nan") if step == 2 else 1.0), {})
+    learner = contrastive_learner(tmp_path, plain_dir, kind, FIT)
+    held: list[dict[str, torch.Tensor]] = []
+    spoil(learner, {2}, at_each=lambda: held.append(weights_and_keys(learner)))
+    logged = []
     kept = PretrainCheckpoints(tmp_path / "run", {})
-    with pytest.raises(InputError, match=r"step 2: the gradient is not finite.*learning_rate"):
+    fit_resumably(learner, FIT, kept, log=lambda _, metrics: logged.append(metrics))
+    assert [line["skipped"] for line in logged] == [0, 0, 1, *[1] * (FIT.steps - 3)]
+    before, after = held[2:4]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(held[1][name], before[name]) for name in before)
+    assert all(tensor.isfinite().all() for tensor in weights_and_keys(learner).values())
+
+
+def test_ten_bad_gradients_in_a_row_end_the_run_with_advice(plain_dir, tmp_path):
+    write_corpus(tmp_path / "passages.jsonl")
+    fit = replace(FIT, save_every=1, steps=20, warmup_steps=1)
+    learner = contrastive_learner(tmp_path, plain_dir, "in_batch", fit)
+    spoil(learner, set(range(2, 20)))
+    kept = PretrainCheckpoints(tmp_path / "run", {})
+    with pytest.raises(InputError, match=r"step 12: the gradients of 10 steps.*learning_rate"):
         fit_resumably(learner, fit, kept, log=lambda *_: None)
     step, tensors = kept.load()
-    assert step == 2
+    assert step == 11
     assert all(tensor.isfinite().all() for tensor in tensors["model"].values())
-    assert all(tensor.isfinite().all() for tensor in learner.module.parameters())
+
+
+def spoil(learner, steps, at_each=lambda: None):
+    """Make the loss of some steps NaN; call ``at_each`` before every step."""
+    sound = learner.loss
+
+    def loss(step):
+        at_each()
+        total, metrics = sound(step)
+        return total * (float("nan") if step in steps else 1.0), metrics
+
+    learner.loss = loss
+
+
+def weights_and_keys(learner):
+    """Return a copy of all that training moves."""
+    moved = dict(learner.module.state_dict())
+    for part, tensors in learner.tensors().items():
+        moved |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+    return {name: tensor.clone() for name, tensor in moved.items()}

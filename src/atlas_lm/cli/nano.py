@@ -22,7 +22,13 @@ from typing import Any
 from atlas_lm.cli.common import print_json
 from atlas_lm.cli.joint import Watch, build_index, open_halves, run_joint, training_examples
 from atlas_lm.cli.nano_config import NanoConfig, NanoStage
-from atlas_lm.cli.train import refuse_several_processes, resume_command, watched
+from atlas_lm.cli.train import (
+    refuse_several_processes,
+    resume_command,
+    start_command,
+    unless_terminated,
+    watched,
+)
 from atlas_lm.config import DataConfig, HalfConfig, MixConfig, RunConfig, load_recipe, save_recipe
 from atlas_lm.data.lookups import LookupConfig, lookups, pairs_of, split_names
 from atlas_lm.data.minipedia import prepare_minipedia
@@ -67,9 +73,17 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
     require_trackers(watched(args))
     watch = Watch(track=watched(args), profile=args.profile)
     run = NanoRun(Path(args.out), config, device=args.device, watch=watch)
+
+    def go_on() -> str:
+        return resume_command(args) if run.begun else start_command(args)
+
+    return unless_terminated(lambda: _go_through(run, args), go_on)
+
+
+def _go_through(run: NanoRun, args: argparse.Namespace) -> int:
     with run_lock(run.out):
         run.start(resume=args.resume)
-        for number, stage in enumerate(config.stages):
+        for number, stage in enumerate(run.config.stages):
             if not run.train(number, stage):
                 notice(f"go on with: {resume_command(args)}")
                 return 0
@@ -93,20 +107,24 @@ class NanoRun:
     device: str = "cpu"
     watch: Watch = dataclasses.field(default_factory=Watch)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self.out / "recipe.toml").is_file()
+
     def start(self, *, resume: bool) -> None:
         """Make what every stage needs: retriever, index, data and the reader as drawn.
 
         Raises:
             InputError: ``out`` holds a run and it is not to be resumed, or nothing and it is.
         """
-        recipe = self.out / "recipe.toml"
-        if recipe.is_file() and not resume:
+        if self.begun and not resume:
             raise InputError(
                 f"{self.out}: holds an earlier run; go on with --resume, or choose another --out"
             )
-        if resume and not recipe.is_file():
+        if resume and not self.begun:
             raise InputError(f"{self.out}: no run to resume; train without --resume")
-        save_recipe(recipe, self.config)
+        save_recipe(self.out / "recipe.toml", self.config)
         if not self.config.retriever and not (self.out / "retriever").is_dir():
             contrastive.run_recipe(self.config.contrastive, self.store, self.out / "retriever")
         index = self.out / "index"

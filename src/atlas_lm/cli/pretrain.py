@@ -14,7 +14,15 @@ from atlas_lm.cli.common import print_json
 from atlas_lm.cli.pretrain_config import EncoderConfig, PretrainConfig, SupervisedRun
 from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.cli.together import joined
-from atlas_lm.cli.train import refuse_several_processes, refuse_to_watch, resume_command, watched
+from atlas_lm.cli.train import (
+    continuing_command,
+    refuse_several_processes,
+    refuse_to_watch,
+    resume_command,
+    start_command,
+    unless_terminated,
+    watched,
+)
 from atlas_lm.config import load_recipe, read_toml, save_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.passages.store import PassageStore
@@ -58,6 +66,10 @@ def run_recipe(path: Path, args: argparse.Namespace) -> int:
             'a recipe of order="memory" cannot be resumed; run it again without --resume, or set '
             'order="stream"'
         )
+    return unless_terminated(lambda: _in_memory(config, args), lambda: start_command(args))
+
+
+def _in_memory(config: PretrainConfig, args: argparse.Namespace) -> int:
     store = PassageStore.open(passage_files(config.passages))
     passages = store.passages(range(len(store)))
     retriever = contrastive.run_recipe(config.contrastive, passages, args.out)
@@ -162,23 +174,32 @@ def _run(
     make: Callable[[Any, str], tuple[Any, dict[str, Any]]],
 ) -> int:
     """Train with checkpoints in ``OUT/checkpoints`` and metrics in ``OUT/metrics.jsonl``."""
-    out = Path(args.out)
     refuse_to_watch(args, "a recipe that trains the retriever alone", track=True)
     require_trackers(watched(args))
     with joined(args.device, timeout_minutes=distributed.TIMEOUT / 60) as device:
-        here = distributed.world()
-        with run_lock(out), StopRequest() as stop:
-            learner, facts = make(config, device)
-            checkpoints = PretrainCheckpoints(
-                out / "checkpoints", _identity(config, facts), keep_last=config.fit.keep_last
-            )
-            start = _start(learner, checkpoints, out, resume=args.resume)
-            distributed.barrier()
-            if here.is_main:
-                save_recipe(out / "recipe.toml", config)
-            run = TrackedRun(
-                out=out, title=config.title, config=checkpoints.config, first_step=start
-            )
+        return unless_terminated(
+            lambda: _resumably(config, args, make, device), lambda: continuing_command(args)
+        )
+
+
+def _resumably(
+    config: Any,
+    args: argparse.Namespace,
+    make: Callable[[Any, str], tuple[Any, dict[str, Any]]],
+    device: str,
+) -> int:
+    out, here = Path(args.out), distributed.world()
+    with run_lock(out):
+        learner, facts = make(config, device)
+        checkpoints = PretrainCheckpoints(
+            out / "checkpoints", _identity(config, facts), keep_last=config.fit.keep_last
+        )
+        start = _start(learner, checkpoints, out, resume=args.resume)
+        distributed.barrier()
+        if here.is_main:
+            save_recipe(out / "recipe.toml", config)
+        run = TrackedRun(out=out, title=config.title, config=checkpoints.config, first_step=start)
+        with StopRequest() as stop:
             outcome = _fit(learner, config.fit, checkpoints, run, watched(args), lambda: stop.asked)
         if not here.is_main:
             return 0

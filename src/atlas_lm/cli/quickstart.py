@@ -16,6 +16,7 @@ from rich.console import Console
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.joint import open_halves, open_or_build_index, run_joint, training_examples
 from atlas_lm.cli.quickstart_card import is_control, write_card
+from atlas_lm.cli.train import unless_terminated
 from atlas_lm.config import RunConfig, find_recipe, load_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.evaluation import AnswerRecord, Comparison, compare_records, comparison_table, measure
@@ -117,6 +118,10 @@ def run(args: argparse.Namespace) -> int:
         from atlas_lm.cli.quickstart_tiny import run_tiny
 
         return run_tiny(out, args.overrides, as_json=args.json)
+    return unless_terminated(lambda: _measured_run(args, out), lambda: _go_on(args, out))
+
+
+def _measured_run(args: argparse.Namespace, out: Path) -> int:
     stages = Stages(6)
     with stages.stage("data: Minipedia", "5 s"):
         data = cache_dir() / "minipedia"
@@ -134,9 +139,8 @@ def run(args: argparse.Namespace) -> int:
     with stages.stage(f"train on {len(examples)} questions", "8 min"):
         outcome = run_joint(atlas, config, examples, [], out)
     if not outcome.finished:
-        words = ("atlas-lm", "train", f"{out}/recipe.toml", "--out", str(out), "--resume")
-        notice(f"go on with: {shlex.join(words)}")
-        return 130
+        notice(f"go on with: {_go_on(args, out)}")
+        return 0
     with stages.stage("measure after", "40 s"):
         # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.
         reads = with_demonstrations(atlas, examples) if is_control(config) else atlas
@@ -149,6 +153,19 @@ def run(args: argparse.Namespace) -> int:
         card = write_card(out, config, atlas, before, after, comparisons, stages.seconds)
     _report(config, out, comparisons, card, as_json=args.json)
     return 0
+
+
+def _go_on(args: argparse.Namespace, out: Path) -> str:
+    """Return what trains on from a checkpoint, without measuring; else what starts anew."""
+    if any((out / "checkpoints").glob("step-*")):
+        return shlex.join(
+            ["atlas-lm", "train", f"{out}/recipe.toml", "--out", str(out), "--resume"]
+        )
+    words = ["atlas-lm", "quickstart", *args.overrides, "--out", str(out), "--force"]
+    words += ["--retriever", args.retriever] if args.retriever else []
+    words += ["--untrained-reader"] * args.untrained_reader
+    words += ["--shuffled-signals"] * args.shuffled_signals
+    return shlex.join(words + (["--answers", str(args.answers)] if args.answers else []))
 
 
 def quickstart_config(args: argparse.Namespace, data: Path) -> RunConfig:

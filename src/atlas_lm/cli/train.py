@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from atlas_lm.cli.common import add_json_argument, print_json
@@ -74,14 +75,24 @@ def run(args: argparse.Namespace) -> int:
     config = load_recipe(path, args.overrides, RunConfig)
     require_trackers(watched(args))
     with joined(args.device, timeout_minutes=config.training.timeout_minutes) as device:
-        try:
-            with terminable():
-                return _joint(config, args, device)
-        except Terminated:
-            begun = any(Path(args.out, "checkpoints").glob("step-*"))
-            again = resume_command(args) if begun else start_command(args)
-            notice(f"stopped by SIGTERM before or after the steps; go on with: {again}")
-            return 0
+        return unless_terminated(
+            lambda: _joint(config, args, device), lambda: continuing_command(args)
+        )
+
+
+def unless_terminated(work: Callable[[], int], go_on: Callable[[], str]) -> int:
+    """Return what ``work`` does; 0, and say what goes on, where SIGTERM ends it outside of steps.
+
+    Args:
+        work: does the job and returns an exit code.
+        go_on: returns the command that goes on with what is there by then.
+    """
+    try:
+        with terminable():
+            return work()
+    except Terminated:
+        notice(f"stopped by SIGTERM before or after the steps; go on with: {go_on()}")
+        return 0
 
 
 def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
@@ -132,6 +143,12 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
 def resume_command(args: argparse.Namespace) -> str:
     """Return what goes on with the run of ``args`` as it was started: a line for a shell."""
     return _command(args, f"{args.out}/recipe.toml", "--out", args.out, "--resume")
+
+
+def continuing_command(args: argparse.Namespace) -> str:
+    """Return what goes on with the run of ``args`` from its newest checkpoint, or starts it."""
+    begun = any(Path(args.out, "checkpoints").glob("step-*"))
+    return resume_command(args) if begun else start_command(args)
 
 
 def start_command(args: argparse.Namespace) -> str:

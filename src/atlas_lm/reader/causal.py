@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from atlas_lm.reader import causal_attention, causal_loading
-from atlas_lm.reader.causal_forward import CausalForward, Rows, token_log_likelihood
+from atlas_lm.reader.causal_forward import CausalForward, Rows
 from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
 from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
@@ -43,6 +44,9 @@ from atlas_lm.types import (
 )
 
 __all__ = ["CausalInputs", "CausalReader", "CausalSettings"]
+
+TOKENS_PER_FORWARD = {"cpu": 512, "other": 4096}
+"""What `CausalSettings.tokens_per_forward` is where it is None."""
 
 
 class CausalReader(nn.Module):
@@ -122,10 +126,7 @@ class CausalReader(nn.Module):
     def loss(self, inputs: CausalInputs, target: Sequence[str]) -> TokenLoss:
         """Return the cross-entropy of the targets, summed over their tokens, with gradient."""
         rows = self._rows(inputs, target)
-        forward = self._forward()
-        logits = forward.logits(forward.lay_out(rows, rows.all_passages()))
-        log_likelihood = token_log_likelihood(logits, rows.target)
-        return TokenLoss(-log_likelihood.sum(), int(rows.target.mask.sum()))
+        return TokenLoss(self._forward().loss(rows), int(rows.target.mask.sum()))
 
     def signals(
         self,
@@ -142,7 +143,9 @@ class CausalReader(nn.Module):
         """
         rows = self._rows(inputs, target)
         with torch.no_grad(), evaluating(self):
-            return measured(self._forward(), rows, measure, temperature=logit_temperature)
+            forward = self._forward()
+            prefix = forward.cached_prefix() if measure else None
+            return measured(forward, rows, measure, temperature=logit_temperature, prefix=prefix)
 
     def read(
         self,
@@ -254,8 +257,11 @@ class CausalReader(nn.Module):
 
     def _forward(self) -> CausalForward:
         prefix = torch.tensor(self.wording.prefix, dtype=torch.int64, device=self.device)
-        settings = self.settings
-        return CausalForward(self.model, prefix, settings.reading, settings.tokens_per_forward)
+        settings, on_cpu = self.settings, self.device.type == "cpu"
+        tokens = settings.tokens_per_forward or TOKENS_PER_FORWARD["cpu" if on_cpu else "other"]
+        # FSDP counts on as many passes with gradient in every process.
+        apart = on_cpu and not isinstance(self, FSDPModule)
+        return CausalForward(self.model, prefix, settings.reading, tokens, apart=apart)
 
 
 def _freeze_below(model: Any, trainable_layers: int | None) -> None:

@@ -72,7 +72,15 @@ class Rows:
 
 
 class CausalForward:
-    """A model, the prefix of every prompt and how passages are read."""
+    """A model, the prefix of every prompt and how passages are read.
+
+    Args:
+        model: a stock decoder-only model.
+        prefix: token ids that open every prompt.
+        reading: all passages in one prompt, or each alone.
+        tokens_per_forward: tokens read at once, in one row at least.
+        apart: keep to that in passes with gradient too; else they read all rows at once.
+    """
 
     def __init__(
         self,
@@ -80,11 +88,14 @@ class CausalForward:
         prefix: Int64[Tensor, " prefix"],
         reading: Literal["one_prompt", "fused"],
         tokens_per_forward: int,
+        *,
+        apart: bool = False,
     ) -> None:
         self._model = model
         self._prefix = prefix
         self.reading = reading
         self._tokens_per_forward = tokens_per_forward
+        self._apart = apart
 
     def cached_prefix(self) -> DynamicCache | None:
         """Return the prefix's keys and values, ``1 kv_heads prefix head_dim``; None if empty."""
@@ -137,6 +148,21 @@ class CausalForward:
         )
         logits: Tensor = out.logits
         return logits
+
+    def runs(self, rows: Rows) -> list[Int64[Tensor, " run"]]:
+        """Return which rows are read at once where there is a gradient."""
+        if self._apart and len(rows) > 1:
+            return self._chunks(rows, 1)
+        return [torch.arange(len(rows), device=rows.query.ids.device)]
+
+    def loss(self, rows: Rows) -> Float[Tensor, ""]:
+        """Return -log p of all targets, summed over rows and tokens, with gradient."""
+        total = torch.zeros((), device=rows.query.ids.device)
+        for run in self.runs(rows):
+            part = rows.select(run)
+            logits = self.logits(self.lay_out(part, part.all_passages()))
+            total = total - token_log_likelihood(logits, part.target).sum()
+        return total
 
     def log_likelihood(
         self,

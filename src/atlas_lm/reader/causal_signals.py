@@ -21,14 +21,18 @@ from atlas_lm.types import ReaderSignals, Reading, Signal, TokenLoss
 
 
 def measured(
-    forward: CausalForward, rows: Rows, measure: frozenset[Signal], *, temperature: float
+    forward: CausalForward,
+    rows: Rows,
+    measure: frozenset[Signal],
+    *,
+    temperature: float,
+    prefix: DynamicCache | None,
 ) -> ReaderSignals:
-    """Return the signals asked for, by forward passes of their own.
+    """Return the signals asked for, by forward passes of their own, behind the given prefix.
 
     ``leave_one_out`` is computed with autocast off: its range is a few tenths of a nat, as large as
     bfloat16's error.
     """
-    prefix = forward.cached_prefix() if measure else None
     alone = without = mass = None
     if "passage_log_likelihood" in measure:
         alone = _alone(forward, rows, prefix, temperature)
@@ -56,29 +60,66 @@ def read_once(
     What the loss's forward pass cannot serve is measured by `measured`; so is ``leave_one_out``
     under autocast, whose keys and values are not exact enough for it.
     """
-    first = rows.first(n_context)
     everything = n_context == rows.passages.ids.shape[1]
     served = measure & _served(forward.reading, everything)
     if torch.is_autocast_enabled(rows.query.ids.device.type):
         served -= {"leave_one_out"}
+    prefix = None
+    if measure - served or ("passage_log_likelihood" in served and not everything):
+        with torch.no_grad():
+            prefix = forward.cached_prefix()
+    total = torch.zeros((), device=rows.query.ids.device)
+    found = {name: rows.target.mask.new_zeros(_shape(rows, name)).float() for name in served}
+    for run in forward.runs(rows):
+        part = rows.select(run)
+        summed, signals = _read_run(
+            forward, part, served, n_context=n_context, temperature=temperature, prefix=prefix
+        )
+        total = total + summed
+        for name, values in signals.items():
+            found[name][run, ..., : values.shape[-1]] = values
+    with torch.no_grad():
+        rest = measure - served
+        other = measured(forward, rows, rest, temperature=temperature, prefix=prefix)
+    loss = TokenLoss(total, int(rows.target.mask.sum()))
+    return Reading(loss, replace(other, **found))
+
+
+def _read_run(
+    forward: CausalForward,
+    rows: Rows,
+    served: frozenset[Signal],
+    *,
+    n_context: int,
+    temperature: float,
+    prefix: DynamicCache | None,
+) -> tuple[Float[Tensor, ""], dict[Signal, Tensor]]:
+    """Return the summed loss of rows that are read at once, and the signals that serves."""
+    first = rows.first(n_context)
     layout = forward.lay_out(first, first.all_passages())
     cache = DynamicCache() if served & _LIKELIHOODS else None
     recorder = PassageRecorder(layout, rows.target.mask, n_context)
     options = {"passage_recorder": recorder} if "attention_mass" in served else {}
     logits = forward.logits(layout, cache, **options)
-    loss = TokenLoss(-token_log_likelihood(logits, rows.target).sum(), int(rows.target.mask.sum()))
+    loss = -token_log_likelihood(logits, rows.target).sum()
+    found: dict[Signal, Tensor] = {}
     with torch.no_grad():
-        found: dict[str, Tensor] = {}
         if cache is not None:
             found = _behind(forward, first, layout, detached(cache), served, temperature)
-        if "passage_log_likelihood" in served and not everything:
-            rest = _alone(forward, rows.after(n_context), forward.cached_prefix(), temperature)
+        if "passage_log_likelihood" in served and n_context < rows.passages.ids.shape[1]:
+            rest = _alone(forward, rows.after(n_context), prefix, temperature)
             known = found["passage_log_likelihood"]
             found["passage_log_likelihood"] = torch.cat([known, rest], 1)
         if "attention_mass" in served:
             found["attention_mass"] = recorder.mass()
-        other = measured(forward, rows, measure - served, temperature=temperature)
-    return Reading(loss, replace(other, **found))
+    return loss, found
+
+
+def _shape(rows: Rows, signal: Signal) -> tuple[int, ...]:
+    """Return the shape of a signal, as `ReaderSignals` gives it."""
+    bsz, n_context = rows.passages.ids.shape[:2]
+    by_passage = (bsz, n_context)
+    return by_passage if signal == "attention_mass" else (*by_passage, rows.target.ids.shape[1])
 
 
 _LIKELIHOODS: frozenset[Signal] = frozenset({"passage_log_likelihood", "leave_one_out"})
@@ -108,11 +149,11 @@ def _behind(
     cache: DynamicCache,
     measure: frozenset[Signal],
     temperature: float,
-) -> dict[str, Tensor]:
+) -> dict[Signal, Tensor]:
     """Return the likelihoods asked for, by questions alone: the passages' cache is at hand."""
     n_context = rows.passages.ids.shape[1]
     own = torch.eye(n_context, dtype=torch.bool, device=rows.query.ids.device)
-    views = {"passage_log_likelihood": own, "leave_one_out": ~own}
+    views: dict[Signal, Tensor] = {"passage_log_likelihood": own, "leave_one_out": ~own}
     asked = [name for name in views if name in measure]
     copies = torch.cat([views[name] for name in asked])
     logits = forward.logits(forward.lay_out(rows, copies, behind=layout), cache) / temperature

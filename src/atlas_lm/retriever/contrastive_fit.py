@@ -22,6 +22,10 @@ from atlas_lm.retriever.contrastive_checkpoint import (
 from atlas_lm.retriever.contrastive_shared import sum_gradients
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import warn
+
+SKIPS_IN_ROW = 10
+"""Skipped updates in a row after which a run is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +138,14 @@ def fit_resumably(
 
     Every ``save_every`` steps, and where it ends, there is a checkpoint; `resume_from` prepares a
     learner to go on from it. Process 0 alone writes and logs. A checkpoint from which no step was
-    made is not written anew: a directory cannot be replaced at one stroke.
+    made is not written anew: a directory cannot be replaced at one stroke. A step whose gradient
+    is not finite moves nothing; it is counted in ``skipped``, and said.
+
+    Raises:
+        InputError: the gradients of `SKIPS_IN_ROW` steps in a row were not finite.
     """
     optimizer, step, saved = optimizer_of(learner, cfg), start, start or -1
+    skipped, in_row = 0, 0
     if start:
         _, tensors = checkpoints.load()
         restore_adam(optimizer, parameters_of(learner), tensors["optimizer"])
@@ -144,10 +153,15 @@ def fit_resumably(
     while step < cfg.steps and not distributed.any_process(stop()):
         metrics = update(learner, optimizer, cfg, step)
         step += 1
+        in_row = 0 if math.isfinite(metrics["grad_norm"]) else in_row + 1
+        if in_row:
+            skipped += 1
+            _say_skipped(step, in_row)
         if step % cfg.log_every == 0 or step == cfg.steps:
             summed = _sum(metrics)
             if distributed.world().is_main:
-                log(step, {**summed, "lr": cfg.learning_rate_at(step - 1)})
+                rate = cfg.learning_rate_at(step - 1)
+                log(step, {**summed, "lr": rate, "skipped": float(skipped)})
         if cfg.save_every and step % cfg.save_every == 0:
             _save(learner, optimizer, checkpoints, step)
             saved = step
@@ -176,8 +190,7 @@ def update(
 ) -> Mapping[str, float]:
     """Make one update and return this process's share of the metrics. Collective.
 
-    Raises:
-        InputError: the gradient is not finite; nothing was updated.
+    Where ``grad_norm`` is not finite, nothing was updated.
     """
     torch.manual_seed((cfg.seed * 1_000_003 + step) * 4096 + distributed.world().rank)
     for group in optimizer.param_groups:
@@ -190,20 +203,30 @@ def update(
     trained = list(parameters_of(learner).values())
     sum_gradients(trained)
     norm = float(nn.utils.clip_grad_norm_(trained, cfg.grad_clip or math.inf))
-    if not math.isfinite(norm):
-        raise InputError(
-            f"step {step}: the gradient is not finite (the loss is {float(loss.detach())}). "
-            "--resume tries it again from the last checkpoint, whose weights are finite; otherwise "
-            "lower fit.learning_rate, raise fit.warmup_steps or set fit.precision to fp32, and "
-            "start anew in another directory"
-        )
-    optimizer.step()
-    learner.follow()
+    if math.isfinite(norm):
+        optimizer.step()
+        learner.follow()
     return {
         **metrics,
         "loss": float(loss.detach()),
         "grad_norm": norm / distributed.world().size,
     }
+
+
+def _say_skipped(step: int, in_row: int) -> None:
+    """Warn of a skipped step.
+
+    Raises:
+        InputError: it is the last of too many in a row.
+    """
+    warn(f"step {step}: the gradient is not finite, update skipped")
+    if in_row >= SKIPS_IN_ROW:
+        raise InputError(
+            f"step {step}: the gradients of {in_row} steps in a row are not finite. --resume goes "
+            "on from the last checkpoint, whose weights are finite; otherwise lower "
+            "fit.learning_rate, raise fit.warmup_steps or set fit.precision to fp32, and start "
+            "anew in another directory"
+        )
 
 
 def parameters_of(learner: Learner) -> dict[str, nn.Parameter]:

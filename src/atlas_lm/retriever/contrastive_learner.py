@@ -70,6 +70,7 @@ class ContrastiveLearner:
         queued = cfg.negatives == "queue"
         self.slow = copy.deepcopy(retriever).requires_grad_(False) if queued else None
         self.queue = KeyQueue(cfg.queue_size, retriever.dim, retriever.device) if queued else None
+        self._new_keys: Tensor | None = None
         self._ahead = ThreadPoolExecutor(1)
         self._coming: tuple[int, Future[list[Pair]]] | None = None
 
@@ -89,7 +90,7 @@ class ContrastiveLearner:
             with torch.no_grad():
                 key_emb = torch.cat(distributed.gather(self._embed(self.slow, keys)))
             every_key = torch.cat([key_emb, self.queue.keys])
-            self.queue.push(key_emb)
+            self._new_keys = key_emb
             return self._info_nce(query_emb, every_key, own)
         key_emb = self._embed(self.retriever, keys)
         loss, metrics = self._info_nce(query_emb, gather_with_gradient(key_emb), own)
@@ -99,8 +100,9 @@ class ContrastiveLearner:
         return (loss + turned) / 2, metrics
 
     def follow(self) -> None:
-        """Move the momentum encoder a little toward the one that learns."""
-        if self.slow is not None:
+        """Move the momentum encoder a little toward the one that learns; queue the step's keys."""
+        if self.slow is not None and self.queue is not None and self._new_keys is not None:
+            self.queue.push(self._new_keys)
             follow_(self.slow, self.retriever, momentum=self.cfg.momentum)
 
     def tensors(self) -> Mapping[str, Mapping[str, Tensor]]:
