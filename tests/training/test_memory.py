@@ -9,14 +9,16 @@ from atlas_lm.training.memory import OutOfMemoryError, helpful, is_out_of_memory
 from atlas_lm.training.profile import StepProfiler
 from tests.training.tiny import FakeAtlas, config, run
 
+FULL = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
 
-def full_at(phase):
+
+def full_at(phase, error=FULL):
     """A model that runs out of memory in a phase."""
 
     class Full(FakeAtlas):
         def losses(self, batch, *, train_retriever, phases):
             with phases(phase):
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+                raise error
 
     return Full()
 
@@ -35,6 +37,11 @@ def test_out_of_memory_names_the_phase_and_three_settings(tmp_path, phase, first
     settings = [line for line in str(error.value).splitlines() if line.startswith("  ")]
     assert len(settings) == 3
     assert settings[0].strip().startswith(first)
+
+
+def test_python_s_own_error_of_memory_has_no_words_and_is_explained_all_the_same(tmp_path):
+    with pytest.raises(OutOfMemoryError, match=r"'retrieve' \(MemoryError\)"):
+        run(tmp_path, config(), model=full_at("retrieve", MemoryError()))
 
 
 def test_settings_in_use_are_not_advised():

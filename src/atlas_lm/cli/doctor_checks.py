@@ -18,6 +18,7 @@ import torch
 from atlas_lm import __version__
 from atlas_lm.planning.machine import this_machine
 from atlas_lm.runtime import packages
+from atlas_lm.runtime.errors import first_line
 from atlas_lm.runtime.settings import cache_dir
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "huggingface_hub")
@@ -140,12 +141,11 @@ def _computed(device: str, about: str) -> Check:
         gradient = _toy_gradient(device)
         speed = _flops(device)
     except Exception as failure:  # whatever a driver raises is what the check has to say
-        first = (str(failure).splitlines() or [type(failure).__name__])[0]
         return Check(
             group="devices",
             name=device,
             state="broken",
-            detail=f"{about}; a tiny computation failed: {first}",
+            detail=f"{about}; a tiny computation failed: {first_line(failure)}",
             remedy="check the driver and the build of torch, or use another --device",
         )
     right = float(error.max()) < 0.1 and gradient

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_lm.index.settings import IndexSettings
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, first_line
 
 TOKEN = "ATLAS_LM_MILVUS_TOKEN"
 """Environment variable of a cluster's token, ``user:password`` or an API key."""
@@ -46,7 +46,7 @@ def connect(settings: IndexSettings, directory: Path, token: str | None) -> Any:
         return pymilvus.MilvusClient(place, token=token or os.environ.get(TOKEN, ""))
     except Exception as error:
         raise InputError(
-            f"{place}: Milvus cannot be opened ({str(error).splitlines()[0]}); check the URL and "
+            f"{place}: Milvus cannot be opened ({first_line(error)}); check the URL and "
             f"the token in {TOKEN}, or whether another process has the file open"
         ) from error
 

@@ -25,7 +25,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.errors import InputError, did_you_mean, first_line
 from atlas_lm.runtime.packages import PREFIX, resolve_model_path
 
 Role = Literal["reader", "retriever"]
@@ -198,8 +198,9 @@ def planned_model(name: str, role: Role) -> PlannedModel:
     try:
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise InputError(f"--{role} {name}: no readable config.json ({first})") from error
+        raise InputError(
+            f"--{role} {name}: no readable config.json ({first_line(error)})"
+        ) from error
     if role == "retriever" and getattr(config, "is_decoder", False):
         raise InputError(f"--retriever {name}: a decoder; give an encoder such as contriever")
     return PlannedModel(name=name, config=config, role=role)

@@ -14,12 +14,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Auto
 
 from atlas_lm.reader.loading import (
     check_filled,
-    first_line,
     load_config,
     load_tokenizer,
     load_weights,
 )
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, first_line
 from atlas_lm.runtime.files import atomic_directory, sha256_file
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.packages import resolve_model_path

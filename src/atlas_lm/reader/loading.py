@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as library_logging
 
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, first_line
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*")
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -115,8 +115,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         library_logging.set_verbosity(level)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -32,7 +32,7 @@ from transformers.utils import logging as hf_logging
 
 from atlas_lm.retriever.reference_layernorm import use_reference_layernorm_
 from atlas_lm.retriever.settings import EncoderSettings
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, first_line
 from atlas_lm.runtime.packages import resolve_model_path
 
 HUB_PATTERNS = ["*.json", "*.txt", "*.model", "*.safetensors"]
@@ -66,7 +66,7 @@ def local_directory(name_or_path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(
             f"{name_or_path}: neither a directory nor a Hub model that can be had "
-            f"({_first_line(error)}); give a directory, package:NAME or a Hub id"
+            f"({first_line(error)}); give a directory, package:NAME or a Hub id"
         ) from error
 
 
@@ -187,9 +187,4 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             f"{path}: its weights are pickled (*.bin), which can run code, and are not opened; "
             "where you trust them, save them as model.safetensors with save_pretrained"
         )
-    return f"{path}: not a model that transformers can open ({_first_line(error)})"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{path}: not a model that transformers can open ({first_line(error)})"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from atlas_lm.runtime import distributed
-from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.errors import InputError, first_line
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.update import Trainable
@@ -42,7 +42,7 @@ def memory_explained(clock: PhaseClock, cfg: TrainingConfig, model: Trainable) -
             if total.peak_bytes
         )
         raise OutOfMemoryError(
-            f"out of memory in the phase {phase!r} ({str(error).splitlines()[0]}). What would help "
+            f"out of memory in the phase {phase!r} ({first_line(error)}). What would help "
             f"most, first things first:\n{settings}\npeaks so far: {peaks or 'none measured'}; "
             "checkpoints are whole: change a setting and resume. atlas-lm plan predicts what fits"
         ) from error
