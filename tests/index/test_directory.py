@@ -12,13 +12,14 @@ import torch
 
 from atlas_lm.index import FlatIndex, PassageFiles, open_index, read_manifest, storage
 from atlas_lm.index.coded import Facts
-from atlas_lm.index.directory import writing
+from atlas_lm.index.directory import disk_full_explained, writing
 from atlas_lm.index.int8 import Int8Index
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.vectors import encode_int8
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import atomic_path
 from tests.index.conftest import COUNT, DIM, make_fingerprint
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -151,6 +152,15 @@ def test_disk_full_while_writing(tmp_path, index, vectors, monkeypatch):
         with pytest.raises(InputError, match="the disk is full"):
             FlatIndex(-vectors, fingerprint=make_fingerprint()).save(path)
     assert torch.equal(FlatIndex.load(path, verify=True).embeddings, vectors)
+
+
+def test_a_disk_found_full_by_a_file_within_is_still_one_of_the_index(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"the index needs 0\.0 MB and .* are free; make room"),
+        disk_full_explained(tmp_path, 8),
+        atomic_path(tmp_path / "passages.jsonl"),
+    ):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
 
 def test_disk_too_small_is_known_beforehand(tmp_path, index, monkeypatch):

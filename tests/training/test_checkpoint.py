@@ -63,6 +63,7 @@ def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         SafetensorError("I/O error: No space left on device (os error 28)"),
+        SafetensorError("I/O error: Disk quota exceeded (os error 122)"),
     ],
 )
 def test_a_full_disk_is_said_plainly_and_leaves_nothing(tmp_path, monkeypatch, error):

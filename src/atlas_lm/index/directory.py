@@ -16,6 +16,7 @@ from pathlib import Path
 
 from atlas_lm.index.files import MANIFEST, read_manifest
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import is_disk_full
 from atlas_lm.runtime.locks import try_lock
 
 OURS = re.compile(
@@ -58,14 +59,18 @@ def new_files(directory: Path, needed_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def disk_full_explained(directory: Path, needed_bytes: int, kept: str = "") -> Iterator[None]:
-    """Turn "no space left" into an `InputError` that says how much is needed; check beforehand."""
+    """Turn the error of a full disk into one that says how much is needed; check beforehand.
+
+    Raises:
+        InputError: the disk is too small, or was full.
+    """
     try:
         free = shutil.disk_usage(directory).free
         if free < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not is_disk_full(error):
             raise
         free = shutil.disk_usage(directory).free
         raise InputError(

@@ -15,6 +15,8 @@ from typing import Any
 
 from atlas_lm.runtime.errors import DiskFullError, InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -74,23 +76,31 @@ def atomic_directory(path: str | Path, *, replace: bool = True) -> Iterator[Path
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """Turn "no space left" of Python or of safetensors into a message about ``path``.
+    """Turn the error of a full disk, of whatever writer, into a message about ``path``.
 
     Raises:
         DiskFullError: the disk was full.
     """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
-        out_of_space = (errno.ENOSPC, errno.EDQUOT)
-        if getattr(error, "errno", None) not in out_of_space and "os error 28" not in str(error):
+        if isinstance(error, InputError) or not is_disk_full(error):
             raise
         raise DiskFullError(
             f"{path}: the disk is full; nothing was written and what was there is whole: "
             "free some space and run the command again"
         ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk, or the user's share of it, is full.
+
+    Python has a number for it; libraries that write from C++ or Rust have the system's words alone.
+    """
+    if isinstance(error, InputError):
+        return isinstance(error, DiskFullError)
+    words = (os.strerror(number) for number in _FULL)
+    return getattr(error, "errno", None) in _FULL or any(text in str(error) for text in words)
 
 
 def reserve(path: str | Path, size: int, *, first: int = 0) -> None:

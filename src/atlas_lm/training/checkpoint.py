@@ -39,7 +39,7 @@ from atlas_lm.training.checkpoint_files import (
     FORMAT_VERSION,
     Snapshot,
     contiguous,
-    full_disk_explained,
+    full_checkpoint_disk_explained,
     link,
     read_tensors,
 )
@@ -199,7 +199,7 @@ class Checkpoints:
         tensors = state.shares()
         needed = sum(tensor.nbytes for tensor in tensors.values())
         try:
-            with full_disk_explained(path, needed):
+            with full_checkpoint_disk_explained(path, needed):
                 directory.mkdir(parents=True, exist_ok=True)
                 shares.write_shares(tensors, directory)
         except Exception as failure:
@@ -214,7 +214,7 @@ class Checkpoints:
     def _write(self, path: Path, snapshot: Snapshot, sharded: Path | None) -> None:
         files, linked = snapshot.files, snapshot.index_file
         needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-        with full_disk_explained(path, needed):
+        with full_checkpoint_disk_explained(path, needed):
             self.path.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.path).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

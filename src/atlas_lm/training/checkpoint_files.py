@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -12,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from atlas_lm.runtime.errors import DiskFullError, InputError
+from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import is_disk_full
 from atlas_lm.runtime.intact import read_facts
 from atlas_lm.training import shares
 from atlas_lm.training.state import TrainState, load_weights, part_of
@@ -98,21 +97,16 @@ def link(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def full_disk_explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn "no space left" of any writer into a message about the checkpoint.
+def full_checkpoint_disk_explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn the error of a full disk, of whatever writer, into a message about the checkpoint.
 
     Raises:
         InputError: the disk was full.
     """
     try:
         yield
-    except (DiskFullError, OSError, SafetensorError, CheckpointException) as error:
-        full = isinstance(error, DiskFullError) or getattr(error, "errno", None) in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-        )
-        words = ("os error 28", os.strerror(errno.ENOSPC))
-        if not full and not any(word in str(error) for word in words):
+    except (Exception, CheckpointException) as error:
+        if not is_disk_full(error):
             raise
         raise InputError(
             f"{path}: the disk is full; this checkpoint needs {needed / 1e6:.1f} MB. Nothing was "
