@@ -32,6 +32,12 @@ class Passage:
         """The title, followed by ``: section`` where there is one."""
         return f"{self.title}: {self.section}" if self.section else self.title
 
+    def record(self) -> dict[str, Any]:
+        """Return the passage as a row of a file; read again, it is an equal passage."""
+        section = {"section": self.section} if self.section else {}
+        own = {"id": self.id, "title": self.title, **section, "text": self.text}
+        return {**own, **self.metadata}
+
 
 @dataclass(frozen=True)
 class Overlap:

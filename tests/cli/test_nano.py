@@ -61,7 +61,9 @@ def recipe(tmp_path: Path) -> Path:
         {
             "id": f"p{n}",
             "title": f"Town{n}",
+            "section": "History",
             "text": f"Town{n} is a town near Castle Rock. It was built by Ann Lee in {1700 + n}.",
+            "county": "Kent",
         }
         for n in range(60)
     ]
@@ -115,7 +117,8 @@ def test_a_stage_asks_again_what_stages_before_it_asked_with_as_many_passages_as
     atlas = Atlas(BiEncoder.from_pretrained(run.retriever), None)
     atlas.open_index(run.out / "index")
     found = atlas.retrieve(rows["gaps"][0]["query"], topk=2).passages[0]
-    assert [passage["id"] for passage in given] == [passage.id for passage in found]
+    asked = make_task(TaskConfig(task="base")).process(rows["gaps"][0], place="gaps")
+    assert asked.passages == tuple(found)
     findable = dataclasses.replace(config.stages[1], only_findable=True)
     kept = list(run.rows(findable, findable.context))
     assert 0 < len(kept) < len(rows["gaps"])

@@ -113,10 +113,8 @@ def _open_small_index(atlas: Atlas, config: RunConfig, scratch: Path) -> None:
         return
     store = PassageStore.open([Path(path) for path in config.data.passages])
     lines = [
-        json.dumps(
-            {**p.metadata, "id": p.id, "title": p.title, "section": p.section, "text": p.text}
-        )
-        for p in store.passages(_first_rows(store, config.context))
+        json.dumps(passage.record())
+        for passage in store.passages(_first_rows(store, config.context))
     ]
     store.close()
     file = scratch / "passages.jsonl"

@@ -214,8 +214,7 @@ class NanoRun:
             asked = [str(row.get("query", row.get("question"))) for row in some]
             found = atlas.retrieve(asked, topk=context.n_context)
             for row, passages in zip(some, found.passages, strict=True):
-                given = [{"id": p.id, "title": p.title, "text": p.text} for p in passages]
-                yield {**row, "passages": given}
+                yield {**row, "passages": [passage.record() for passage in passages]}
 
     def stage_config(self, number: int, stage: NanoStage) -> RunConfig:
         """Return the joint run that a stage is."""

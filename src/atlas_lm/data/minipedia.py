@@ -83,11 +83,7 @@ def shipped_subsets() -> Path:
 
 
 def _write(out: Path, sources: Sources, subsets: Subsets) -> dict[str, Any]:
-    passages = (
-        {"id": passage.id, "title": passage.title, "text": passage.text, **passage.metadata}
-        for passage in sources.passages
-    )
-    _write_lines(out / "passages.jsonl", passages)
+    _write_lines(out / "passages.jsonl", (passage.record() for passage in sources.passages))
     rows = make_rows(sources, subsets)
     rows, repeated = without_test_questions(rows)
     counts: dict[str, Any] = {"passages": len(sources.passages)}
