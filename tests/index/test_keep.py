@@ -312,20 +312,22 @@ def test_readers_see_one_state_or_the_other(base, more):
     assert seen > 5
 
 
-def test_a_parted_index_can_be_refreshed_saved_and_cut(base, more, tmp_path):
+def test_a_parted_index_has_the_steps_of_its_parts_and_is_saved_and_cut(base, more, tmp_path):
     add(base, more, embed, fingerprint=ENCODER)
     delete(base, ["p2"])
     index, store = open_index(base)
     assert isinstance(index, PartedIndex)
     assert len(index) == 37
-    fresh = -index.embeddings
-    index.update_(slice(None), fresh, step=5)
+    first, added = index.parts
+    first.update_(slice(None), -first.embeddings, step=5)
+    first.update_([1], torch.ones(1, DIM), step=9)
+    added.update_(slice(None), -added.embeddings, step=5)
+    added.update_([3], torch.ones(1, DIM), step=9)
     assert index.step == 5
-    index.update_([1, 33], torch.ones(2, DIM), step=9)
     assert index.row_steps is not None
     assert index.row_steps.tolist() == [9 if row in (1, 33) else 5 for row in range(37)]
-    fresh[[1, 33]] = 1.0
-    assert torch.equal(index.embeddings, fresh)
+    fresh = index.embeddings
+    assert torch.equal(fresh, torch.cat([first.embeddings, added.embeddings]))
     index.save(tmp_path / "saved")
     again, _ = open_index(tmp_path / "saved", verify=True)
     assert torch.equal(again.search(QUERY, 36).rows, index.search(QUERY, 36).rows)

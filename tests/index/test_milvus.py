@@ -14,7 +14,7 @@ import torch
 from atlas_lm.index import FlatIndex, build, milvus, open_index
 from atlas_lm.index.coded import Facts
 from atlas_lm.index.milvus import DATABASE, MilvusIndex
-from atlas_lm.index.milvus_client import TOKEN
+from atlas_lm.index.milvus_client import TOKEN, connect
 from atlas_lm.index.milvus_filter import server_filter
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.passages.store import PassageStore
@@ -128,20 +128,6 @@ def test_other_conditions_are_refused(where):
         server_filter(where)
 
 
-def test_rows_are_replaced_and_deleted(index):
-    query = vectors_of(1, seed=3)
-    index.update_([4, 9], torch.cat([9 * query, 8 * query]), step=3)
-    assert index.search(query, 2).rows.tolist() == [[4, 9]]
-    assert index.rows_held() == 300
-    index.delete([4])
-    assert index.rows_held() == 299
-    assert index.search(query, 1).rows.tolist() == [[9]]
-    with pytest.raises(InputError, match="rows are 0 to 299"):
-        index.update_([300], query)
-    with pytest.raises(InputError, match="not finite"):
-        index.update_([3], query * torch.nan)
-
-
 def test_built_saved_and_opened(tmp_path, store, embed, vectors, fingerprint):
     needs_milvus()
     out = tmp_path / "m.idx"
@@ -195,8 +181,10 @@ def test_a_build_stores_what_filters_on_the_server_name(tmp_path):
 def test_missing_rows_are_named(tmp_path, store, embed, fingerprint):
     needs_milvus()
     index = build(store, embed, tmp_path / "m.idx", fingerprint=fingerprint, settings=SETTINGS)
-    index.delete([3])
     index.close()
+    client = connect(index.facts.settings, tmp_path / "m.idx", None)
+    client.delete(index.collection, ids=[3])
+    client.close()
     with pytest.raises(InputError, match="holds 49 rows instead of 50"):
         MilvusIndex.load(tmp_path / "m.idx")
 

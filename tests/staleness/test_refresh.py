@@ -1,68 +1,37 @@
 import pytest
 import torch
 
-from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness import refresh
-from atlas_lm.types import Passage
+
+from .world import DIM, Retriever, live_index
 
 
-class FakeIndex:
-    def __init__(self, n, dim=2, dtype=torch.float16):
-        self.embeddings = torch.zeros(n, dim, dtype=dtype)
-        self.updates = 0
-
-    def __len__(self):
-        return len(self.embeddings)
-
-    dim = property(lambda self: self.embeddings.shape[1])
-    dtype = property(lambda self: self.embeddings.dtype)
-
-    def update_(self, rows, embeddings, *, step=None, fingerprint=None):
-        self.updates += 1
-        self.embeddings[rows] = embeddings
+@pytest.fixture(autouse=True)
+def three_passages_at_a_time(monkeypatch):
+    monkeypatch.setattr(refresh, "PASSAGES_AT_A_TIME", 3)
 
 
-class FakeStore(list):
-    def passages(self, rows):
-        return [self[row] for row in rows]
+def test_passages_are_embedded_a_few_at_a_time_in_order():
+    live = live_index(Retriever(7))
+    embeddings = refresh.embed_rows(
+        live.store, live.encoder.embed_corpus, range(7), dim=DIM, dtype=torch.float16
+    )
+    assert live.encoder.asked == [[0, 1, 2], [3, 4, 5], [6]]
+    assert torch.equal(embeddings, live.encoder.vectors.detach().half())
 
 
-def numbered(n):
-    return FakeStore(Passage(str(number), f"passage {number}") for number in range(n))
-
-
-def embed(passages):
-    return torch.tensor([[float(passage.id), 1.0] for passage in passages])
-
-
-def test_every_vector_is_replaced_in_order():
-    index = FakeIndex(7)
-    refresh(index, numbered(7), embed, at_a_time=3)
-    assert index.embeddings.tolist() == [[number, 1] for number in range(7)]
-    assert index.updates == 1
-
-
-def test_a_search_never_sees_half_a_refresh():
-    index = FakeIndex(7)
+def test_a_renewal_that_stops_on_the_way_leaves_the_index_as_it_was():
+    live = live_index(Retriever(7))
+    before, embed = live.index.embeddings.clone(), live.encoder.embed_corpus
+    live.encoder.move_()
 
     def failing(passages):
-        assert not index.embeddings.any(), "old vectors must stand until all new ones are there"
+        assert torch.equal(live.index.embeddings, before), "no search sees half of a renewal"
         if passages[0].id == "6":
             raise RuntimeError("killed on the way")
         return embed(passages)
 
+    live.encoder.embed_corpus = failing
     with pytest.raises(RuntimeError, match="killed"):
-        refresh(index, numbered(7), failing, at_a_time=3)
-    assert not index.embeddings.any()
-
-
-def test_another_corpus_is_refused():
-    with pytest.raises(InputError, match="3 vectors and the passage store 4"):
-        refresh(FakeIndex(3), numbered(4), embed)
-
-
-def test_a_diverged_retriever_leaves_the_index_alone():
-    index = FakeIndex(3)
-    with pytest.raises(InputError, match="not finite"):
-        refresh(index, numbered(3), lambda passages: torch.full((3, 2), torch.nan))
-    assert not index.embeddings.any()
+        live.renew(range(7), 1)
+    assert torch.equal(live.index.embeddings, before)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atlas_lm.cli.joint import build_index
-from atlas_lm.staleness import refresh
+from atlas_lm.staleness import LiveIndex
 from atlas_lm.types import Batch
 
 from .world import draw, open_run, questions, train_joint
@@ -87,7 +87,10 @@ def test_a_refresh_changes_which_rows_are_retrieved(run, tmp_path):
     atlas, _ = open_run(run)
     atlas.retriever.load_state_dict(stale.retriever.state_dict())
     before = atlas.retrieve(batch, 8).rows
-    refresh(atlas.index, atlas.store, atlas.retriever.embed_corpus)
+    live = LiveIndex(
+        atlas.index, atlas.store, atlas.retriever, lambda: atlas.fingerprint(atlas.store)
+    )
+    live.renew(range(len(live)), stale.index.step)
     after = atlas.retrieve(batch, 8).rows
     assert not torch.equal(before, after)
     own = stale.retrieve(batch, 8).rows

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
 from atlas_lm.index.directory import disk_full_explained, free_name, refuse_foreign, writing
-from atlas_lm.index.exact import check_dim, check_finite, check_queries, excluded_pairs
-from atlas_lm.index.files import Fingerprint, PassageFiles, read_manifest
+from atlas_lm.index.exact import check_queries, excluded_pairs
+from atlas_lm.index.files import PassageFiles, read_manifest
 from atlas_lm.index.milvus_client import connect, place_of, pymilvus_module
 from atlas_lm.index.milvus_filter import both, mask_filter, server_filter
 from atlas_lm.index.storage import ArraySource
@@ -231,49 +231,6 @@ class MilvusIndex(CodedIndex):
         """Return how many rows the collection holds, or of them those that meet a condition."""
         answer = self._call("query", filter=condition, output_fields=["count(*)"])
         return int(answer[0]["count(*)"])
-
-    def update_(
-        self,
-        rows: slice | Sequence[int] | Int64[Tensor, " n"],
-        embeddings: Float[Tensor, "n dim"],
-        *,
-        step: int | None = None,
-        fingerprint: Fingerprint | None = None,
-    ) -> None:
-        """Replace the vectors of the rows in the database, batch by batch: searches see it happen.
-
-        Metadata of these rows is lost. What the index is of is written by `save`.
-
-        Raises:
-            InputError: a row does not exist, the shapes disagree, or a vector is not finite.
-        """
-        every = torch.arange(len(self))
-        selected = every[rows] if isinstance(rows, slice) else torch.as_tensor(rows)
-        if len(selected) != len(embeddings) or not bool(
-            ((selected >= 0) & (selected < len(self))).all()
-        ):
-            raise InputError(
-                f"update: {len(selected)} rows, {len(embeddings)} embeddings; rows "
-                f"are 0 to {len(self) - 1}"
-            )
-        check_dim(embeddings, self.dim)
-        fresh = embeddings.detach().to("cpu", torch.float32)
-        check_finite(fresh)
-        for start in range(0, len(fresh), UPSERT_ROWS):
-            some = slice(start, start + UPSERT_ROWS)
-            self._upsert(selected[some].tolist(), fresh[some], None)
-        whole = len(selected) == len(self)
-        if fingerprint is not None:
-            mixed = fingerprint if whole else self.fingerprint.mixed_with(fingerprint)
-            self.fingerprint = mixed
-        if step is not None and whole:
-            self.facts = dataclasses.replace(self.facts, step=step)
-
-    def delete(self, rows: Iterable[int]) -> None:
-        """Remove rows from the database: neither vector nor metadata is left there."""
-        listed = sorted(set(rows))
-        for start in range(0, len(listed), LISTED):
-            self._call("delete", ids=listed[start : start + LISTED])
 
     def save(
         self,

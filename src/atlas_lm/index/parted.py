@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,27 +22,11 @@ from atlas_lm.index.base import Index
 from atlas_lm.index.directory import writing
 from atlas_lm.index.exact import check_queries, excluded_pairs, sort_found
 from atlas_lm.index.files import Fingerprint, PassageFiles
-from atlas_lm.index.member import NO_VECTORS, Window, steps_of, vectors_of
+from atlas_lm.index.member import Window, steps_of, vectors_of
 from atlas_lm.index.shares import Divisible, Movable, Share, search_share
 from atlas_lm.index.storage import write_index
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
-
-
-@runtime_checkable
-class Updatable(Protocol):
-    """An index whose vectors can be replaced."""
-
-    def update_(
-        self,
-        rows: slice | Sequence[int] | Int64[Tensor, " n"],
-        embeddings: Float[Tensor, "n dim"],
-        *,
-        step: int | None = None,
-        fingerprint: Fingerprint | None = None,
-    ) -> None:
-        """Replace the vectors of the rows."""
-        ...
 
 
 class PartedIndex:
@@ -184,38 +167,6 @@ class PartedIndex:
             rows.append(found[1].to(self.device))
         best, its_rows = sort_found(torch.cat(scores, dim=1), torch.cat(rows, dim=1))
         return SearchResult(best[:, :topk].contiguous(), its_rows[:, :topk])
-
-    def update_(
-        self,
-        rows: slice | Sequence[int] | Int64[Tensor, " n"],
-        embeddings: Float[Tensor, "n dim"],
-        *,
-        step: int | None = None,
-        fingerprint: Fingerprint | None = None,
-    ) -> None:
-        """Replace the vectors of the rows, part by part; see `FlatIndex.update_`.
-
-        Raises:
-            InputError: a part of which rows are named keeps no vectors; or as `FlatIndex.update_`.
-        """
-        selected = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows
-        selected = torch.as_tensor(selected, dtype=torch.int64, device="cpu")
-        if len(selected) != len(embeddings):
-            raise InputError(f"update: {len(selected)} rows but {len(embeddings)} embeddings")
-        for part, span in zip(self.parts, self._spans, strict=True):
-            mine = (selected >= span.start) & (selected < span.stop)
-            if not bool(mine.any()):
-                continue
-            if not isinstance(part, Updatable):
-                raise InputError(NO_VECTORS.format(kind=type(part).__name__))
-            whole = isinstance(rows, slice) and int(mine.sum()) == len(span)
-            local: slice | Tensor = slice(None) if whole else selected[mine] - span.start
-            own = None
-            if fingerprint is not None:
-                own = dataclasses.replace(fingerprint, corpus=part.fingerprint.corpus)
-            part.update_(local, embeddings[mine.to(embeddings.device)], step=step, fingerprint=own)
-        corpus = self.fingerprint.corpus
-        self.fingerprint = dataclasses.replace(_joint(self.parts), corpus=corpus)
 
     def save(
         self,

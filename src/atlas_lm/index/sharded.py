@@ -26,7 +26,7 @@ from atlas_lm.index.files import Fingerprint
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.member import steps_of
 from atlas_lm.index.opening import open_index
-from atlas_lm.index.parted import PartedIndex, Updatable, among_live
+from atlas_lm.index.parted import PartedIndex, among_live
 from atlas_lm.index.shares import (
     Found,
     Share,
@@ -153,49 +153,6 @@ class ShardedIndex:
         masks = self._masks(asked, allowed_rows)
         found = self._searched(queries, topk, excluded, masks, asked)
         return self._merged(found, asked, len(query), topk)
-
-    def update_(
-        self,
-        rows: slice | Sequence[int] | Int64[Tensor, " n"],
-        embeddings: Float[Tensor, "n dim"],
-        *,
-        step: int | None = None,
-        fingerprint: Fingerprint | None = None,
-    ) -> None:
-        """Replace vectors of this process's share; not collective.
-
-        Args:
-            rows: rows of the whole index, all of them in `rows`; a slice over the whole index
-                means all, and this process takes those of its share out of ``embeddings``.
-            embeddings: their new vectors, in order.
-            step: the retriever's step of the new vectors; kept as it was if None.
-            fingerprint: what they were computed with; kept as it was if None.
-
-        Raises:
-            InputError: a row is another process's, the kind holds no vectors to replace, or as
-                `FlatIndex.update_`. Nothing has changed then.
-        """
-        local = self._share.index
-        if not isinstance(local, Updatable):
-            raise InputError(
-                f"a sharded index of {type(local).__name__} cannot be refreshed in place; "
-                "use kind flat for training with refresh, or rebuild it"
-            )
-        own = self.rows
-        if isinstance(rows, slice) and rows.indices(len(self)) == (0, len(self), 1):
-            if len(embeddings) != len(self):
-                raise InputError(f"update: {len(self)} rows but {len(embeddings)} embeddings")
-            rows, embeddings = range(own.start, own.stop), embeddings[own.start : own.stop]
-        named = range(len(self))[rows] if isinstance(rows, slice) else rows
-        selected = torch.as_tensor(named, dtype=torch.int64, device="cpu")
-        foreign = (selected < own.start) | (selected >= own.stop)
-        if bool(foreign.any()):
-            raise InputError(
-                f"update: row {int(selected[foreign][0])} is not among rows {own.start} to "
-                f"{own.stop - 1} of process {self.world.rank}; each process replaces its own"
-            )
-        first = own.start if self._share.cut else 0
-        local.update_(selected - first, embeddings, step=step, fingerprint=fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write the whole index as one directory, which any number of processes opens. Collective.

@@ -8,7 +8,6 @@ from atlas_lm.staleness.drift import Drift, measure_drift
 from atlas_lm.staleness.freshness import AlwaysFresh, Freshness, KeptIndex
 from atlas_lm.staleness.live import LiveIndex
 from atlas_lm.staleness.query_side import train_query_side_only
-from atlas_lm.staleness.refresh import refresh
 from atlas_lm.staleness.refresher import PartialConfig
 from atlas_lm.staleness.rerank import rerank
 from atlas_lm.staleness.schedule import RefreshSchedule
@@ -25,7 +24,6 @@ __all__ = [
     "StalenessConfig",
     "keep_fresh",
     "measure_drift",
-    "refresh",
     "rerank",
     "train_query_side_only",
 ]

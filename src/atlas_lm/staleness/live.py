@@ -24,7 +24,7 @@ from atlas_lm.index.shares import gather_vectors
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
-from atlas_lm.staleness.refresh import PASSAGES_AT_A_TIME, Corpus, embed_rows
+from atlas_lm.staleness.refresh import Corpus, embed_rows
 from atlas_lm.types import Passage
 
 
@@ -163,7 +163,6 @@ class LiveIndex:
                 own,
                 dim=self.index.dim,
                 dtype=self.index.dtype,
-                at_a_time=PASSAGES_AT_A_TIME,
             )
         except InputError as refused:
             error = refused
