@@ -1,7 +1,6 @@
 """The reader against the published implementation's numbers, from given weights and token ids.
 
-``t5_v11`` (gated GELU, untied head) is always there; ``t5_v10`` (ReLU, tied head) is compared where
-the golden file holds its numbers.
+The reader is a T5 v1.1 (gated GELU, untied head).
 """
 
 from __future__ import annotations
@@ -25,18 +24,11 @@ from tests.parity.golden import (
 )
 
 ALL: frozenset[Signal] = frozenset({"passage_log_likelihood", "leave_one_out", "attention_mass"})
-FAMILIES = [name for name in ("t5_v11", "t5_v10") if f"{name}/reader_loss" in load_golden()]
-WRITERS = {"t5_v11": write_t5}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def reader(family: str, tmp_path_factory: pytest.TempPathFactory) -> FiDReader:
-    directory = WRITERS[family](tmp_path_factory.mktemp(family) / "reader")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> FiDReader:
+    directory = write_t5(tmp_path_factory.mktemp("t5") / "reader")
     return FiDReader.from_pretrained(
         directory, ReaderSettings(text_maxlength=80, target_maxlength=12)
     )
@@ -78,16 +70,14 @@ def test_strings_become_the_same_tokens(
     assert cut[11] == reader.tokenizer.eos_token_id  # the reference cuts the end token off
 
 
-def test_reader_loss_and_logits(
-    reader: FiDReader, family: str, inputs: FiDInputs, target: Tokens
-) -> None:
-    assert_golden(reader.loss(inputs, target).mean, f"{family}/reader_loss")
+def test_reader_loss_and_logits(reader: FiDReader, inputs: FiDInputs, target: Tokens) -> None:
+    assert_golden(reader.loss(inputs, target).mean, "t5_v11/reader_loss")
     logits = reader.logits(reader.encode(inputs), target)
-    assert_golden(logits, f"{family}/logits")
+    assert_golden(logits, "t5_v11/logits")
 
 
-def test_encoder_states_of_real_tokens(reader: FiDReader, family: str, inputs: FiDInputs) -> None:
-    expected = load_golden()[f"{family}/encoder_last_hidden"]
+def test_encoder_states_of_real_tokens(reader: FiDReader, inputs: FiDInputs) -> None:
+    expected = load_golden()["t5_v11/encoder_last_hidden"]
     packed = reader.encode(inputs)
     mask = inputs.tokens.mask.flatten(1)
     error = max(
@@ -97,31 +87,27 @@ def test_encoder_states_of_real_tokens(reader: FiDReader, family: str, inputs: F
     assert error <= 1e-4 * expected[mask].abs().max().item()
 
 
-def test_pdist_gold_scores(
-    reader: FiDReader, family: str, inputs: FiDInputs, target: Tokens
-) -> None:
+def test_pdist_gold_scores(reader: FiDReader, inputs: FiDInputs, target: Tokens) -> None:
     scores = reader.signals(inputs, target, ALL).passage_log_likelihood
     assert scores is not None
-    assert_golden(scores.sum(-1) / lengths(target), f"{family}/gold/ppmean")
+    assert_golden(scores.sum(-1) / lengths(target), "t5_v11/gold/ppmean")
 
 
-def test_loop_gold_scores(
-    reader: FiDReader, family: str, inputs: FiDInputs, target: Tokens
-) -> None:
+def test_loop_gold_scores(reader: FiDReader, inputs: FiDInputs, target: Tokens) -> None:
     scores = reader.signals(inputs, target, ALL).leave_one_out
     assert scores is not None
-    assert_golden(-scores.sum(-1) / lengths(target), f"{family}/gold/loop")
+    assert_golden(-scores.sum(-1) / lengths(target), "t5_v11/gold/loop")
 
 
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
 def test_emdr2_log_probabilities(
-    reader: FiDReader, family: str, inputs: FiDInputs, target: Tokens, temperature: float
+    reader: FiDReader, inputs: FiDInputs, target: Tokens, temperature: float
 ) -> None:
     measure: frozenset[Signal] = frozenset({"passage_log_likelihood"})
     signals = reader.signals(inputs, target, measure, logit_temperature=temperature)
     scores = signals.passage_log_likelihood
     assert scores is not None
-    key = f"{family}/gold/emdr_logprobs/T{temperature}"
+    key = f"t5_v11/gold/emdr_logprobs/T{temperature}"
     real = target.mask[:, None].expand_as(scores)
     expected = load_golden()[key]
     error = (scores - expected)[real].abs().max().item()
@@ -129,16 +115,14 @@ def test_emdr2_log_probabilities(
 
 
 @pytest.mark.parametrize("key", ["gold/evalnormssum", "gold/stdnormssum", "xattn/normssum"])
-def test_adist_aggregates(
-    reader: FiDReader, family: str, inputs: FiDInputs, target: Tokens, key: str
-) -> None:
+def test_adist_aggregates(reader: FiDReader, inputs: FiDInputs, target: Tokens, key: str) -> None:
     """The reference sums over layers and divides by 256 x layers x target tokens.
 
     Ours is a mean over layers, so the layers cancel.
     """
     mass = reader.signals(inputs, target, ALL).attention_mass
     assert mass is not None
-    assert_golden(mass / (256 * lengths(target)), f"{family}/{key}")
+    assert_golden(mass / (256 * lengths(target)), f"t5_v11/{key}")
 
 
 GENERATIONS = {
@@ -154,19 +138,19 @@ finished beams is another one."""
 
 
 @pytest.mark.parametrize("name", GENERATIONS)
-def test_generated_ids(reader: FiDReader, family: str, inputs: FiDInputs, name: str) -> None:
+def test_generated_ids(reader: FiDReader, inputs: FiDInputs, name: str) -> None:
     read = inputs.first(3) if name == "greedy_n3" else inputs
-    expected = load_golden()[f"{family}/gen/{name}"].tolist()
+    expected = load_golden()[f"t5_v11/gen/{name}"].tolist()
     for answer, row in zip(reader.generate(read, GENERATIONS[name]), expected, strict=True):
         ids = [0, *answer.token_ids]
         assert ids + [0] * (len(row) - len(ids)) == row
 
 
 def test_the_decoder_prompt_comes_first(
-    reader: FiDReader, family: str, inputs: FiDInputs, monkeypatch: pytest.MonkeyPatch
+    reader: FiDReader, inputs: FiDInputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The golden prompts ("the {query}") fill all 16 tokens that the reference generated."""
-    expected = load_golden()[f"{family}/gen/greedy_prompt"]
+    expected = load_golden()["t5_v11/gen/greedy_prompt"]
     prompts = [f"the {query}" for query in golden_queries()]
     seen: list[Tensor] = []
     stock = reader.model.generate
