@@ -76,6 +76,39 @@ def test_a_filter_may_leave_fewer_than_are_reranked(tmp_path):
     assert torch.equal(found.rows, every.rows[:, :2])
 
 
+def test_what_is_reranked_for_a_query_does_not_depend_on_the_others(tmp_path):
+    atlas, _ = open_run(draw(tmp_path))
+    parts = {"retriever": atlas.trained_retriever, "index": atlas.index, "store": atlas.store}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in atlas.trained_retriever.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    allowed = torch.zeros(len(atlas.store), dtype=torch.bool)
+    allowed[:12] = True
+    asked, guarded = atlas.ask(["who ?", "who ?"]).examples
+    guarded = replace(guarded, overlap=Overlap("not a word of it", 2))
+
+    def found(batch):
+        return retrieve(Batch(batch), topk=3, n_rerank=12, allowed_rows=allowed, **parts)
+
+    def beside(rows):
+        ids = frozenset(atlas.store[row].id for row in rows)
+        return replace(atlas.ask("where ?").examples[0], excluded_passage_ids=ids)
+
+    alone = found((asked,)).rows[0]
+    stale = retrieve(Batch((asked,)), topk=3, allowed_rows=allowed, **parts).rows[0]
+    assert not torch.equal(alone, stale)
+    for rows in (range(12, 24), range(7), range(2, 11)):
+        other = beside(rows)
+        both = found((asked, other))
+        assert torch.equal(both.rows[0], alone)
+        assert torch.equal(both.rows[1], found((other,)).rows[0])
+        assert not set(both.rows[1].tolist()) & set(rows)
+        assert torch.equal(found((guarded, other)).rows, both.rows)
+    with pytest.raises(InputError, match="query 1 may only get 2 passages"):
+        found((asked, beside(range(10))))
+
+
 def test_no_passages_at_all_are_not_retrieved(tmp_path):
     atlas, _ = open_run(draw(tmp_path))
     with pytest.raises(InputError, match="topk=0: retrieve at least one passage"):

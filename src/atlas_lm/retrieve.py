@@ -6,7 +6,9 @@ retriever; `n_rerank` re-embeds the candidates with the fresh encoder before the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import torch
@@ -23,7 +25,7 @@ from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.modes import evaluating
 from atlas_lm.staleness import rerank
-from atlas_lm.types import Batch, Example, Retrieved
+from atlas_lm.types import Batch, Retrieved
 
 PassagesFrom = Literal["index", "file", "none"]
 
@@ -93,8 +95,9 @@ def retrieve(
         index: what is searched.
         store: the passages of its rows.
         topk: passages per query.
-        n_rerank: candidates re-embedded before the best are kept, all where there are fewer; 0 for
-            none. Where more are asked for the others follow in the index's order.
+        n_rerank: candidates of a query that are re-embedded before the best are kept, all where it
+            has fewer, whatever the others have; 0 for none. Where more are asked for the others
+            follow in the index's order.
         allowed_rows: True for the rows that may be found; all where None.
         spare: passages found beyond ``topk``, to replace those that repeat.
 
@@ -103,20 +106,23 @@ def retrieve(
     """
     with torch.no_grad(), evaluating(retriever):
         query_emb = retriever.embed_queries(batch.retriever_query)
-        excluded = excluded_rows(batch, store)
-        n_rerank = n_rerank and min(n_rerank, _left(index, store, allowed_rows, excluded))
+        excluded = excluded_rows(batch, store, allowed_rows)
+        findable = n_findable(store, allowed_rows)
+        n_rerank = n_rerank and min(n_rerank, _fewest(index, findable))
+        depth = max(topk + spare, n_rerank)
+        told = excluded and [
+            rows if findable - len(rows) < topk + spare else rows[: findable - depth]
+            for rows in excluded
+        ]
         with torch.autocast(query_emb.device.type, enabled=False):
-            found = index.search(
-                query_emb,
-                max(topk + spare, n_rerank),
-                excluded,
-                allowed_rows=allowed_rows,
-            )
+            found = index.search(query_emb, depth, told, allowed_rows=allowed_rows)
             rows, scores = found.rows.cpu(), found.scores.cpu()
             if n_rerank:
                 best, fresh = rerank(retriever, query_emb, store, rows[:, :n_rerank])
                 rows = torch.cat([best, rows[:, n_rerank:]], dim=1)
                 scores = torch.cat([fresh.to(scores), scores[:, n_rerank:]], dim=1)
+            if excluded and told != excluded:
+                rows, scores = _excluded_last(rows, scores, excluded)
     if not any(example.overlap for example in batch.examples):
         return with_text(store, rows[:, :topk], scores[:, :topk])
     return without_overlap(batch, with_text(store, rows, scores), topk)
@@ -125,12 +131,18 @@ def retrieve(
 def without_overlap(batch: Batch, found: Retrieved, topk: int) -> Retrieved:
     """Return the ``topk`` best passages that do not repeat their query's `Overlap`.
 
-    Where too few are left the best of the others fill the gap, behind them.
+    Where too few are left the best of the others fill the gap, behind them. Those with a score of
+    -inf are excluded; they stand last, behind ``topk`` others at least.
     """
     orders, leaked, repeating = [], [], []
-    for example, passages in zip(batch.examples, found.passages, strict=True):
+    hidden = (found.scores == -torch.inf).tolist()
+    for example, passages, gone in zip(batch.examples, found.passages, hidden, strict=True):
         repeats = Repeats(example.overlap) if example.overlap else None
-        kept = [n for n, passage in enumerate(passages) if not (repeats and repeats(passage))]
+        kept = [
+            n
+            for n, passage in enumerate(passages)
+            if not (gone[n] or (repeats and repeats(passage)))
+        ]
         leaked.append(kept[:topk] != list(range(min(topk, len(passages)))))
         others = [n for n in range(len(passages)) if n not in set(kept)]
         repeating.append(frozenset(passages[n].id for n in others))
@@ -189,11 +201,19 @@ def no_passages(batch: Batch) -> Retrieved:
     )
 
 
-def excluded_rows(batch: Batch, store: PassageStore) -> list[list[int]] | None:
-    """Return, for each query, the rows it may not see; None where no query excludes any."""
+def excluded_rows(
+    batch: Batch, store: PassageStore, allowed_rows: Bool[Tensor, " n"] | None = None
+) -> list[list[int]] | None:
+    """Return, for each query, which allowed rows it may not see; None where none excludes any."""
     if not any(example.excluded_passage_ids for example in batch.examples):
         return None
-    return [_rows(example, store) for example in batch.examples]
+    rows_of = [
+        store.rows_of(sorted(example.excluded_passage_ids), missing="skip")
+        for example in batch.examples
+    ]
+    if allowed_rows is None:
+        return rows_of
+    return [list(compress(rows, allowed_rows[rows].tolist())) for rows in rows_of]
 
 
 def withheld(batch: Batch, found: Retrieved) -> tuple[frozenset[str], ...]:
@@ -213,20 +233,28 @@ def n_findable(store: PassageStore, allowed_rows: Bool[Tensor, " n"] | None) -> 
     return int(allowed_rows.sum()) - (0 if hidden is None else int(allowed_rows[hidden].sum()))
 
 
-def _left(
-    index: Index,
-    store: PassageStore,
-    allowed_rows: Bool[Tensor, " n"] | None,
-    excluded: list[list[int]] | None,
-) -> int:
-    """Return how many passages every query can find, of all processes where they share the index.
+def _fewest(index: Index, findable: int) -> int:
+    """Return the fewest passages that a process finds, of those that share the index.
 
     Collective where they do.
     """
-    left = max(n_findable(store, allowed_rows) - max(map(len, excluded or [[]])), 0)
     if isinstance(index, ShardedIndex):
-        return int(distributed.gather_numbers([left]).min())
-    return left
+        return int(distributed.gather_numbers([findable]).min())
+    return findable
+
+
+def _excluded_last(
+    rows: Int64[Tensor, "bsz n"], scores: Float[Tensor, "bsz n"], excluded: Sequence[Sequence[int]]
+) -> tuple[Int64[Tensor, "bsz n"], Float[Tensor, "bsz n"]]:
+    """Return rows and scores with each query's excluded ones last, scored -inf.
+
+    A search gives all queries of a batch equally many rows, more than some of them may see.
+    """
+    hidden = torch.stack(
+        [torch.isin(found, torch.tensor(own)) for found, own in zip(rows, excluded, strict=True)]
+    )
+    order = hidden.long().argsort(dim=1, stable=True)
+    return rows.gather(1, order), scores.masked_fill(hidden, -torch.inf).gather(1, order)
 
 
 def with_text(
@@ -237,7 +265,3 @@ def with_text(
     """Look up the text of the rows."""
     passages = tuple(tuple(store.passages(query_rows)) for query_rows in rows.tolist())
     return Retrieved(passages, scores, rows)
-
-
-def _rows(example: Example, store: PassageStore) -> list[int]:
-    return store.rows_of(sorted(example.excluded_passage_ids), missing="skip")
