@@ -460,7 +460,7 @@ def test_an_opening_that_a_compaction_overtakes_starts_over(base, more, tmp_path
     delete(base, ["p2"])
     opening = sys.modules[open_index.__module__]
     calls = []
-    really = opening._check if not stacked else opening._stack
+    really = opening.refuse_changed if not stacked else opening._stack
 
     def overtaken(*args, **kwargs):
         calls.append(args)

@@ -24,6 +24,7 @@ from torch import Tensor
 from atlas_lm.index.build import Embed, Partial
 from atlas_lm.index.coded import Facts
 from atlas_lm.index.copies import append_lines
+from atlas_lm.index.corpus import deleted_rows, open_corpus
 from atlas_lm.index.directory import disk_full_explained, free_name, remove_unnamed, writing
 from atlas_lm.index.files import (
     Fingerprint,
@@ -35,7 +36,7 @@ from atlas_lm.index.files import (
 from atlas_lm.index.keep import writable_manifest
 from atlas_lm.index.member import steps_of
 from atlas_lm.index.milvus import MilvusIndex, next_collection
-from atlas_lm.index.opening import deleted_rows, load_vectors, open_index, passage_paths
+from atlas_lm.index.opening import load_vectors, open_index
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource, map_embeddings
@@ -85,7 +86,7 @@ def compact(
 
     Raises:
         InputError: only codes are kept and no encoder is given, it is another than the index's, a
-            file is missing or damaged, the index is being written, or the disk is full.
+            file is missing, damaged or changed, the index is being written, or the disk is full.
     """
     path = Path(path).resolve()
     with writing(path):
@@ -115,8 +116,8 @@ def refresh(
         step: the training step of that encoder.
 
     Raises:
-        InputError: a file is missing or damaged, an embedding is not finite, the index is being
-            written, or the disk is full.
+        InputError: a file is missing, damaged or changed, an embedding is not finite, the index is
+            being written, or the disk is full.
     """
     path = Path(path).resolve()
     with writing(path):
@@ -149,8 +150,7 @@ def _rewritten(
 ) -> tuple[Path, ...]:
     """Write the new index; return the user's files that hold deleted text."""
     dead = deleted_rows(path, manifest)
-    files = passage_paths(path, manifest)
-    old = PassageStore.open(files, check=False, hidden=dead)
+    old = open_corpus(path, manifest)
     own = [file for file in old.plain_paths if path in file.parents]
     passages, copied = _live_passages(path, manifest, old, dead)
     store = PassageStore.open([Path(file.absolute) for file in passages.files], check=False)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from atlas_lm.index.corpus import deleted_rows, with_parts
 from atlas_lm.index.files import Manifest, read_manifest
-from atlas_lm.index.opening import STACK, deleted_rows, open_index, stack_members
+from atlas_lm.index.opening import STACK, open_index, stack_members
 from atlas_lm.index.storage import map_array
 from atlas_lm.runtime.errors import InputError
 
@@ -29,9 +30,7 @@ def members(path: Path) -> Iterator[tuple[Path, Manifest]]:
         for member in stack_members(path, manifest):
             yield from members(member)
         return
-    yield path, manifest
-    for name in manifest.parts:
-        yield path / name, read_manifest(path / name)
+    yield from with_parts(path, manifest)
 
 
 def describe(path: str | Path) -> dict[str, Any]:

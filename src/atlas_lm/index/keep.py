@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 
 from atlas_lm.index.build import Embed, build_claimed, vectors_alone
+from atlas_lm.index.corpus import deleted_rows, open_corpus
 from atlas_lm.index.directory import disk_full_explained, remove_unnamed, writing
 from atlas_lm.index.files import Fingerprint, Manifest, read_manifest, rewrite_manifest
-from atlas_lm.index.opening import STACK, deleted_rows, earlier_rows, passage_paths
+from atlas_lm.index.opening import STACK, earlier_rows
 from atlas_lm.index.storage import DTYPES, write_arrays
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
@@ -70,7 +71,8 @@ def add(
 
     Raises:
         InputError: the encoder is not the index's, an id is in the index already (unless
-            ``replace``), a passage is malformed, the index is being written, or the disk is full.
+            ``replace``), a passage is malformed, the index's passage files changed, it is being
+            written, or the disk is full.
     """
     path = Path(path).resolve()
     with writing(path):
@@ -122,14 +124,14 @@ def delete(path: str | Path, ids: Iterable[str]) -> Change:
     """Make passages unfindable. Their text and vectors stay on disk until `compact`.
 
     Raises:
-        InputError: an id is not in the index, no passage would be left, or the index is being
-            written. Nothing has changed then.
+        InputError: an id is not in the index, no passage would be left, its passage files changed,
+            or it is being written. Nothing has changed then.
     """
     path = Path(path).resolve()
     with writing(path):
         manifest = writable_manifest(path)
         known = deleted_rows(path, manifest)
-        store = PassageStore.open(passage_paths(path, manifest), check=False, hidden=known)
+        store = open_corpus(path, manifest)
         rows = np.unique(np.array(store.rows_of(ids), np.int64))
         store.close()
         dead = np.union1d(known, rows)
@@ -160,10 +162,9 @@ def _dead_after(
 ) -> NDArray[np.int64]:
     """Return the rows that are dead once the new passages are there."""
     known = deleted_rows(path, manifest)
-    files = [*passage_paths(path, manifest), *new.paths]
-    joined = PassageStore.open(files, check=False, hidden=known)
-    if len(joined) != manifest.rows + len(new):
-        raise InputError(f"{path}: its passage files changed; run `atlas-lm index verify`")
+    corpus = open_corpus(path, manifest)
+    joined = PassageStore.open([*corpus.paths, *new.paths], check=False, hidden=known)
+    corpus.close()
     replaced = earlier_rows(joined.repeats(), known)
     if len(replaced) and not replace:
         old = int(replaced[0])

@@ -20,15 +20,14 @@ from numpy.typing import NDArray
 
 from atlas_lm.index.base import Index
 from atlas_lm.index.binary import BinaryIndex
+from atlas_lm.index.corpus import deleted_rows, passage_paths, refuse_changed, with_parts
 from atlas_lm.index.faiss import FaissIndex
-from atlas_lm.index.files import MANIFEST, Fingerprint, Manifest, read_manifest
+from atlas_lm.index.files import MANIFEST, Manifest, read_manifest
 from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.int8 import Int8Index
 from atlas_lm.index.member import joined_files
 from atlas_lm.index.milvus import MilvusIndex
 from atlas_lm.index.parted import PartedIndex
-from atlas_lm.index.storage import map_array
-from atlas_lm.passages.repeats import joint_fingerprint
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError, did_you_mean
 
@@ -54,17 +53,6 @@ class _Loading:
     device: torch.device | str
     mmap: bool
     verify: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Member:
-    """One directory of vectors with the passage files of its rows."""
-
-    path: Path
-    index: Index
-    fingerprint: Fingerprint
-    files: tuple[Path, ...]
-    sha256: tuple[str, ...]
 
 
 def open_index(
@@ -139,32 +127,6 @@ def load_vectors(path: Path, manifest: Manifest, **how: Any) -> Index:
     return index
 
 
-def deleted_rows(path: Path, manifest: Manifest, *, verify: bool = False) -> NDArray[np.int64]:
-    """Return the dead rows of a directory, sorted, read into memory."""
-    if "deleted" not in manifest.arrays:
-        return np.zeros(0, np.int64)
-    shape = [manifest.deleted]
-    rows = map_array(path, manifest, "deleted", torch.int64, shape, verify=verify)
-    return np.array(rows.numpy())
-
-
-def passage_paths(path: Path, manifest: Manifest) -> list[Path]:
-    """Return the passage files of a directory and its parts, in order, where they are now.
-
-    Raises:
-        InputError: a file is missing, or the index was saved without its passages.
-    """
-    files: list[Path] = []
-    for place in (path, *(path / name for name in manifest.parts)):
-        passages = manifest.passages if place == path else read_manifest(place).passages
-        if passages is None:
-            raise InputError(
-                f"{place}: the index was saved without its passages; name the passage files"
-            )
-        files += passages.found_from(place)
-    return files
-
-
 def stack_members(path: Path, manifest: Manifest) -> list[Path]:
     """Return the directories that a stack names, where they are now.
 
@@ -189,62 +151,17 @@ def _open(
     manifest = read_manifest(path)
     if manifest.kind == STACK:
         return open_index(stack_members(path, manifest), passages=passages, **vars(loading))
-    places = [path, *(path / name for name in manifest.parts)]
-    members = [_member(place, loading, located=passages is None) for place in places]
+    members = with_parts(path, manifest)
+    indexes = [load_vectors(place, one, **vars(loading)) for place, one in members]
     deleted = deleted_rows(path, manifest, verify=loading.verify)
-    files = [file for member in members for file in member.files]
-    store = PassageStore.open(passages or files, check=False, hidden=deleted)
-    _check(path, members, store, given=passages is not None)
-    index = members[0].index
-    if len(members) > 1 or len(deleted):
-        parts = [member.index for member in members]
-        index = PartedIndex(parts, deleted, passages=joined_files(parts))
+    files = passages or passage_paths(members)
+    store = PassageStore.open(files, check=False, hidden=deleted)
+    refuse_changed(members, store, given=passages is not None)
+    index = indexes[0]
+    if len(indexes) > 1 or len(deleted):
+        index = PartedIndex(indexes, deleted, passages=joined_files(indexes))
     index.fingerprint = dataclasses.replace(index.fingerprint, corpus=store.fingerprint)
     return index, store
-
-
-def _member(path: Path, loading: _Loading, *, located: bool) -> _Member:
-    manifest = read_manifest(path)
-    index = load_vectors(path, manifest, **vars(loading))
-    if located and index.passage_files is None:
-        raise InputError(
-            f"{path}: the index was saved without its passages; name the passage files"
-        )
-    files = index.passage_files
-    return _Member(
-        path=path,
-        index=index,
-        fingerprint=manifest.fingerprint,
-        files=tuple(files.found_from(path)) if located and files is not None else (),
-        sha256=tuple(file.sha256 for file in files.files) if files is not None else (),
-    )
-
-
-def _check(path: Path, members: Sequence[_Member], store: PassageStore, *, given: bool) -> None:
-    """Refuse passages that are not those the vectors were made of."""
-    rows = sum(len(member.index) for member in members)
-    if given and len(members) == 1:
-        member = members[0]
-        same = store.fingerprint == member.fingerprint.corpus or store.sha256 == member.sha256
-    else:
-        same, first = True, 0
-        for member in members:
-            last = first + len(member.sha256)
-            of_member = store.fingerprints[first:last]
-            same &= bool(of_member) and (
-                joint_fingerprint(of_member) == member.fingerprint.corpus
-                or store.sha256[first:last] == member.sha256
-            )
-            same &= sum(store.counts[first:last]) == len(member.index)
-            first = last
-    if not same or len(store) != rows:
-        corpus = members[0].fingerprint.corpus
-        raise InputError(
-            f"{path}: built from {rows} passages (fingerprint "
-            f"{corpus[:12]}...), but {', '.join(map(str, store.paths))} holds "
-            f"{len(store)} others (fingerprint {store.fingerprint[:12]}...); put the original "
-            "files back, or rebuild the index with `atlas-lm index build`"
-        )
 
 
 def _stack(
