@@ -36,7 +36,7 @@ from atlas_lm.retriever import BiEncoder
 from atlas_lm.retriever.embedding import inner_products
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.packages import packaged
 from atlas_lm.runtime.phases import Phases, untimed
 from atlas_lm.runtime.structure import structure, unstructure
@@ -403,8 +403,8 @@ class Atlas:
             InputError: ``path`` is not a model directory of this format.
         """
         file = Path(packaged(str(path))) / "atlas.json"
-        saved = read_json(file, what="a model saved by atlas-lm")
-        if not isinstance(saved, dict) or saved.pop("format_version", None) != FORMAT_VERSION:
+        saved = read_table(file, what="a model saved by atlas-lm")
+        if saved.pop("format_version", None) != FORMAT_VERSION:
             raise InputError(f"{file}: format_version is not {FORMAT_VERSION}")
         return structure(saved, AtlasConfig, place=str(file))
 

@@ -210,7 +210,7 @@ def test_damaged_manifest(tmp_path, index):
     index.save(path)
     for content, message in [
         ("", "not valid JSON"),
-        ("[]", "not the manifest of an index"),
+        ("[]", "not a list; expected the manifest of an index"),
         ("{}", "not the manifest of an index"),
         ('{"format_version": 1', "not valid JSON"),
     ]:

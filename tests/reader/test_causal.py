@@ -14,6 +14,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from atlas_lm.reader import open_reader
 from atlas_lm.reader.causal import CausalReader, CausalSettings
 from atlas_lm.runtime.dropout import dropout_is_active
 from atlas_lm.runtime.errors import InputError
@@ -337,3 +338,7 @@ def test_errors_name_the_remedy(tmp_path):
     (tmp_path / "reader.json").write_text('{"kind": "causal", "readin": "fused"}')
     with pytest.raises(InputError, match="did you mean 'reading'"):
         CausalSettings.load(tmp_path)
+    (tmp_path / "reader.json").write_text('["causal"]')
+    for read in (CausalSettings.load, open_reader):
+        with pytest.raises(InputError, match=r"reader.json: a JSON object is needed, not a list"):
+            read(tmp_path)

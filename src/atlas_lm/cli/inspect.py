@@ -14,8 +14,10 @@ from rich.table import Table
 
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.index import read_manifest
+from atlas_lm.reader.settings import SETTINGS_FILE as READER_SETTINGS
+from atlas_lm.retriever.saving import SETTINGS_FILE as RETRIEVER_SETTINGS
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json
+from atlas_lm.runtime.files import read_table
 from atlas_lm.runtime.logs import verbatim
 from atlas_lm.runtime.structure import dotted
 
@@ -94,20 +96,22 @@ def _model(path: Path) -> dict[str, Any]:
     parts = {
         part.name: _weights(part) for part in (path / "reader", path / "retriever") if part.is_dir()
     }
-    return {**read_json(path / "atlas.json", what="a model"), "halves": parts}
+    return {**read_table(path / "atlas.json", what="a model"), "halves": parts}
 
 
 def _weights(path: Path) -> dict[str, Any]:
     files = sorted(path.rglob("*.safetensors"))
-    settings = [file for file in path.glob("*.json") if file.name in _SETTINGS]
+    settings = [
+        file for file in path.glob("*.json") if file.name in (READER_SETTINGS, RETRIEVER_SETTINGS)
+    ]
     return {
         "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
-        "settings": {k: v for f in settings for k, v in read_json(f, what="settings").items()},
+        "settings": {k: v for f in settings for k, v in read_table(f, what="settings").items()},
     }
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    state = read_json(path / "state.json", what="a training checkpoint")
+    state = read_table(path / "state.json", what="a training checkpoint")
     return {name: value for name, value in state.items() if name != "random"}
 
 
@@ -127,13 +131,12 @@ def _run(path: Path) -> dict[str, Any]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    manifest = read_json(path / "manifest.json", what="a manifest")
+    manifest = read_table(path / "manifest.json", what="a manifest")
     if manifest.get("kind") == "minipedia":
         return {"benchmark": "minipedia", "counts": manifest["counts"]}
     return {"index": dataclasses.asdict(read_manifest(path))}
 
 
-_SETTINGS = ("reader.json", "bi_encoder.json")
 _KINDS: tuple[tuple[str, str, Callable[[Path], dict[str, Any]]], ...] = (
     ("atlas.json", "model", _model),
     ("state.json", "checkpoint", _checkpoint),

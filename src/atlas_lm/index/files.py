@@ -13,7 +13,7 @@ from typing import Any
 
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.files import read_table, write_json
 
 FORMAT_VERSION = 2
 """2 added arrays, settings, recall and parts; directories of version 1 are read as they are."""
@@ -265,8 +265,8 @@ def read_manifest(directory: str | Path, *, kind: str | None = None) -> Manifest
             f"{path}: no such file; {directory} is no index or its building was cut short: "
             "run `atlas-lm index build` (again)"
         )
-    values = read_json(path, what="the manifest of an index")
-    version = values.get("format_version") if isinstance(values, dict) else None
+    values = read_table(path, what="the manifest of an index")
+    version = values.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise InputError(
             f"{path}: format_version {version}, but this atlas-lm reads up to {FORMAT_VERSION}; "
@@ -284,7 +284,7 @@ def read_manifest(directory: str | Path, *, kind: str | None = None) -> Manifest
     return manifest
 
 
-def _parsed(values: Any) -> Manifest:
+def _parsed(values: dict[str, Any]) -> Manifest:
     passages = values["passages"]
     if passages is not None:
         files = tuple(PassageFile(**file) for file in passages["files"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
-from atlas_lm.runtime.files import read_json
+from atlas_lm.runtime.files import read_table
 from atlas_lm.runtime.structure import structure
 
 if TYPE_CHECKING:
@@ -45,10 +45,7 @@ def open_reader(
 
 def _saved_settings(name_or_path: str | Path) -> dict[str, Any]:
     file = Path(name_or_path) / SETTINGS_FILE
-    if not file.is_file():
-        return {}
-    saved: dict[str, Any] = read_json(file, what="a reader's settings")
-    return saved
+    return read_table(file, what="a reader's settings") if file.is_file() else {}
 
 
 def _kind(name_or_path: str | Path, saved: Mapping[str, Any]) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from atlas_lm.reader.settings import SETTINGS_FILE
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.structure import structure, unstructure
-
-SETTINGS_FILE = "reader.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class CausalSettings:
         """Read ``reader.json`` from the directory ``path``.
 
         Raises:
-            InputError: the file is missing or not JSON, or a field is unknown or of a wrong type.
+            InputError: the file is missing or no JSON object, a field unknown or of a wrong type.
         """
         file = Path(path) / SETTINGS_FILE
-        return structure(read_json(file, what="a reader's settings"), cls, place=str(file))
+        return structure(read_table(file, what="a reader's settings"), cls, place=str(file))

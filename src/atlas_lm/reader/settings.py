@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.structure import structure
 
 SETTINGS_FILE = "reader.json"
@@ -49,13 +49,10 @@ class ReaderSettings:
         """Read ``reader.json`` from the directory ``path``.
 
         Raises:
-            InputError: the file is missing or not JSON, or a field is unknown or of a wrong type.
+            InputError: the file is missing or no JSON object, a field unknown or of a wrong type.
         """
         file = Path(path) / SETTINGS_FILE
-        values = read_json(file, what="a reader's settings")
-        if not isinstance(values, dict):
-            raise InputError(f"{file}: expected a JSON object, found {type(values).__name__}")
-        return structure(values, cls, place=str(file))
+        return structure(read_table(file, what="a reader's settings"), cls, place=str(file))
 
 
 def _check_format(name: str, template: str, known: set[str]) -> None:

@@ -15,11 +15,13 @@ from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.sentence_transformers import MODULES, sentence_transformers_settings
 from atlas_lm.retriever.settings import EncoderSettings, settings_from
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, write_json
+from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.weights import plain_state, save_stock_model
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "bi_encoder.json"
+TOWERS = ("query", "passage")
+"""Directories of the two encoders where they are untied."""
 
 
 def read_stated(path: Path) -> tuple[Path, dict[str, Any], bool]:
@@ -31,9 +33,9 @@ def read_stated(path: Path) -> tuple[Path, dict[str, Any], bool]:
     """
     place = path / SETTINGS_FILE
     if place.is_file():
-        saved = read_json(place, what="a saved bi-encoder")
+        saved = read_table(place, what="a saved bi-encoder")
         keys = {"format_version", "tied", "settings"}
-        if not isinstance(saved, dict) or not keys <= saved.keys():
+        if not keys <= saved.keys():
             raise InputError(f"{place}: expected an object with {', '.join(sorted(keys))}")
         if saved["format_version"] != FORMAT_VERSION:
             raise InputError(
@@ -59,7 +61,7 @@ def open_towers(
     settings = settings_from(stated, given, place=str(path))
     if tied:
         return load_tower(weights, settings), None, settings
-    query, passage = (load_tower(path / name, settings) for name in ("query", "passage"))
+    query, passage = (load_tower(path / name, settings) for name in TOWERS)
     return query, passage, settings
 
 

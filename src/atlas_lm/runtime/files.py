@@ -146,6 +146,20 @@ def read_json(path: str | Path, *, what: str) -> Any:
         raise InputError(f"{path}: not valid JSON ({error}); expected {what}") from error
 
 
+def read_table(path: str | Path, *, what: str) -> dict[str, Any]:
+    """Read a JSON file that must exist and hold an object.
+
+    Raises:
+        InputError: the file is missing or is no JSON object; ``what`` says what it should have
+            been.
+    """
+    value = read_json(path, what=what)
+    if not isinstance(value, dict):
+        found = type(value).__name__
+        raise InputError(f"{path}: a JSON object is needed, not a {found}; expected {what}")
+    return value
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the hex SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:

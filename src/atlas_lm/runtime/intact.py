@@ -15,7 +15,7 @@ from typing import Any
 
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_json, sha256_file
+from atlas_lm.runtime.files import read_table, sha256_file
 from atlas_lm.runtime.logs import warn
 
 STATE = "state.json"
@@ -56,7 +56,7 @@ def read_facts(path: Path, *, format_version: int) -> dict[str, Any]:
     """
     file = path / STATE
     try:
-        facts: dict[str, Any] = read_json(file, what="a training checkpoint")
+        facts = read_table(file, what="a training checkpoint")
     except InputError as error:
         raise DamagedError(str(error)) from error
     if facts.get("format_version") != format_version:

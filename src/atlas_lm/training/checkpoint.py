@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import atomic_directory, read_json
+from atlas_lm.runtime.files import atomic_directory, read_table
 from atlas_lm.runtime.intact import (
     STATE,
     newest_whole,
@@ -282,7 +282,7 @@ class Checkpoints:
 def known_best(checkpoint: Path) -> dict[str, Any] | None:
     """Return metric, value and step of the best by then; None where there is none or no telling."""
     try:
-        state = read_json(checkpoint / STATE, what="a checkpoint")
+        state = read_table(checkpoint / STATE, what="a checkpoint")
     except InputError:
         return None
     best: dict[str, Any] | None = state.get("best")
