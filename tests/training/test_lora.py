@@ -6,11 +6,13 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
+from atlas_lm.reader.causal import CausalReader, CausalSettings
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.weights import is_plain, plain_state
 from atlas_lm.training.lora import LoRAConfig, add_lora
+from tests.reader.causal_toys import byte_tokenizer, tiny_llama
 from tests.training.parallel_world import Store, questions, tiny_atlas, training, updates
 
 pytest.importorskip("peft")
@@ -91,6 +93,17 @@ def test_a_frozen_passage_encoder_gets_no_adapters():
     add_lora(atlas.retriever, LORA, name="retriever")
     assert is_plain(atlas.retriever.passage_encoder)
     assert not is_plain(atlas.retriever.query_encoder)
+
+
+def test_frozen_layers_get_no_adapters_and_other_settings_thaw_nothing():
+    settings = CausalSettings(trainable_layers=1)
+    reader = CausalReader(tiny_llama(layers=3), byte_tokenizer(), settings)
+    add_lora(reader, LORA, name="reader")
+    learning = {name for name, p in reader.named_parameters() if p.requires_grad}
+    assert {name.split(".lora_")[0].rpartition("layers.")[2][0] for name in learning} == {"2"}
+    assert all(".lora_" in name for name in learning)
+    other = reader.with_settings(demonstrations=(("a?", "b"),))
+    assert {name for name, p in other.named_parameters() if p.requires_grad} == learning
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,10 @@ from atlas_lm.reader import causal_attention, causal_loading
 from atlas_lm.reader.causal_forward import CausalForward, Rows
 from atlas_lm.reader.causal_generation import beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
-from atlas_lm.reader.causal_settings import SETTINGS_FILE, CausalSettings
+from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
+from atlas_lm.reader.settings import SETTINGS_FILE
 from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
@@ -265,13 +266,15 @@ class CausalReader(nn.Module):
 
 
 def _freeze_below(model: Any, trainable_layers: int | None) -> None:
-    """Leave the topmost blocks alone trainable; None leaves everything as it is."""
+    """Freeze all but the topmost blocks, which stay as they are; None freezes nothing."""
     if trainable_layers is None:
         return
-    model.requires_grad_(False)
     blocks = _blocks(model)
-    for block in blocks[max(len(blocks) - trainable_layers, 0) :]:
-        block.requires_grad_(True)
+    top = blocks[max(len(blocks) - trainable_layers, 0) :]
+    kept = {id(parameter) for block in top for parameter in block.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.requires_grad_(False)
 
 
 def _blocks(model: Any) -> nn.ModuleList:

@@ -46,7 +46,8 @@ class LoRAConfig:
 def add_lora(half: nn.Module, config: LoRAConfig, *, name: str, seed: int = 0) -> None:
     """Put adapters into a half, in place; after it only they are trained.
 
-    The model's outputs are what they were until the first update: B starts at zero.
+    Frozen layers get none. The model's outputs are what they were until the first update: B starts
+    at zero.
 
     Args:
         half: The reader or the retriever; a frozen passage encoder gets no adapters.
@@ -55,7 +56,7 @@ def add_lora(half: nn.Module, config: LoRAConfig, *, name: str, seed: int = 0) -
         seed: Governs how the adapters are drawn, alike on all processes.
 
     Raises:
-        InputError: peft is not installed, or a target is no linear layer of the half.
+        InputError: peft is not installed, or a target is no linear layer of the half that learns.
     """
     if not config.rank:
         return
@@ -89,12 +90,12 @@ def _stock_models(half: Any) -> Iterator[Any]:
 
 
 def _targets(model: Any, wanted: tuple[str, ...], name: str) -> list[str]:
-    """Return the full names of the linear layers that get an adapter."""
+    """Return the full names of the linear layers that get an adapter: those that learn."""
     head = model.get_output_embeddings()
     linear = [
         path
         for path, part in model.named_modules()
-        if isinstance(part, nn.Linear) and part is not head
+        if isinstance(part, nn.Linear) and part is not head and part.weight.requires_grad
     ]
     known = sorted({path.rpartition(".")[2] for path in linear})
     for one in wanted:
@@ -105,5 +106,5 @@ def _targets(model: Any, wanted: tuple[str, ...], name: str) -> list[str]:
             )
     found = [path for path in linear if not wanted or path.rpartition(".")[2] in wanted]
     if not found:
-        raise InputError(f"{name}.lora: the {name} has no linear layer to adapt; leave it out")
+        raise InputError(f"{name}.lora: no linear layer of the {name} learns; leave it out")
     return found
