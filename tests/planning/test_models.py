@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig
 
+from atlas_lm.data.tinymodels import tiny_retriever
 from atlas_lm.planning import known_names, planned_model
 from atlas_lm.planning.counting import file_bytes, parameter_bytes
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.files import write_json
 from atlas_lm.runtime.packages import resolve_model_path
 
 KNOWN = {  # parameters, as published
@@ -47,6 +50,22 @@ def test_bytes_of_a_directory_are_those_of_its_file():
         model = planned_model(name, "retriever")
         assert model.dim == 256
         assert 0 < size - file_bytes(model.built()) < 4096  # the header
+
+
+def test_a_retriever_of_two_encoders_and_one_of_sentence_transformers(tmp_path):
+    tiny_retriever(["word"], tied=False).save_pretrained(tmp_path / "untied")
+    part = tmp_path / "st" / "0_Transformer"
+    BertConfig(hidden_size=24).save_pretrained(part)
+    write_json(
+        part.parent / "modules.json",
+        [
+            {"type": "models.Transformer", "path": "0_Transformer"},
+            {"type": "models.Pooling", "path": "1_Pooling"},
+        ],
+    )
+    write_json(part.parent / "1_Pooling" / "config.json", {"pooling_mode": "mean"})
+    for name, dim in (("untied", 64), ("st", 24)):
+        assert planned_model(str(tmp_path / name), "retriever").dim == dim
 
 
 def test_unknown_names_are_errors(tmp_path):

@@ -25,6 +25,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from atlas_lm.retriever.saving import TOWERS, read_stated
 from atlas_lm.runtime.errors import InputError, did_you_mean, first_line
 from atlas_lm.runtime.packages import PREFIX, resolve_model_path
 
@@ -194,7 +195,7 @@ def planned_model(name: str, role: Role) -> PlannedModel:
             f"--{role} {name!r}: no known size and no such directory{did_you_mean(wanted, known)}; "
             f"give a directory, a config.json, {PREFIX}NAME, or one of: {', '.join(known)}"
         )
-    place = _configuration(name)
+    place = _configuration(name, role)
     try:
         config = AutoConfig.from_pretrained(place)
     except (OSError, ValueError, KeyError) as error:
@@ -211,12 +212,12 @@ def known_names(role: Role) -> list[str]:
     return list(_readers() if role == "reader" else _retrievers())
 
 
-def _configuration(name: str) -> Path | str:
+def _configuration(name: str, role: Role) -> Path | str:
     place = resolve_model_path(name)
+    if role == "retriever" and isinstance(place, Path) and place.is_dir():
+        weights, _, tied = read_stated(place)
+        place = weights if tied else weights / TOWERS[0]
     if isinstance(place, Path) and place.is_dir() and not (place / "config.json").is_file():
-        for part in ("passage_encoder", "encoder"):
-            if (place / part / "config.json").is_file():
-                return place / part
         gguf = sorted(place.glob("*.gguf"))
         if gguf:
             raise InputError(
@@ -236,7 +237,6 @@ def _normal(name: str) -> str:
 
 
 _ALSO = {
-    "t5-lm-adapt-": "t5-lm-adapt-",
     "smollm2-135m-instruct": "smollm2-135m",
     "smollm2-360m-instruct": "smollm2-360m",
     "smollm2-1.7b-instruct": "smollm2-1.7b",

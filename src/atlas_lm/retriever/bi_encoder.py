@@ -293,9 +293,9 @@ class BiEncoder(nn.Module):
         if is_taken and not (path / saving.SETTINGS_FILE).is_file():
             raise InputError(f"{path}: exists and is no saved bi-encoder; choose another directory")
         with atomic_directory(path) as temporary:
-            query = temporary if self.tied else temporary / "query"
-            saving.save_tower(Tower(self.query_encoder, self.query_tokenizer), query)
+            query, passage = ("", "") if self.tied else saving.TOWERS
+            saving.save_tower(Tower(self.query_encoder, self.query_tokenizer), temporary / query)
             if not self.tied:
-                passage = Tower(self.passage_encoder, self.passage_tokenizer)
-                saving.save_tower(passage, temporary / "passage")
+                tower = Tower(self.passage_encoder, self.passage_tokenizer)
+                saving.save_tower(tower, temporary / passage)
             saving.write_settings(temporary, self.settings, tied=self.tied)
