@@ -66,6 +66,8 @@ class Example:
     """The answer that each of ``choices`` stands for; two may be equal."""
     sought: str = ""
     """What the retriever is asked where that is not ``query``; see `retriever_query`."""
+    unworded: str = ""
+    """What is asked, before any wording, where that is not what the retriever is asked."""
     overlap: Overlap | None = None
     """Passages that repeat this text are not shown; None: any may be."""
     measures: tuple[str, ...] = ("exact_match", "f1", "rouge_l", "recall")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.tasks import sample_shots
+from atlas_lm.tasks import TaskConfig, find_task, make_task, sample_shots, with_wording
 from atlas_lm.types import Example
 
 EXAMPLES = [Example(str(n), f"q{n % 40}", f"a{n % 40}") for n in range(50)]
@@ -16,6 +16,44 @@ def said(examples):
 def test_the_draw_follows_content_not_order_or_ids():
     shuffled = [Example(f"x{e.id}", e.query, e.target) for e in reversed(EXAMPLES)]
     assert said(sample_shots(EXAMPLES, 20, 3)) == said(sample_shots(shuffled, 20, 3))
+
+
+ROWS = {
+    "qa": [{"question": f"who {n}?", "answers": [f"a{n}"]} for n in range(40)],
+    "base": [{"query": f"who {n}?", "target": f"a{n}"} for n in range(40)],
+    "fever": [{"claim": f"so it is {n}", "label": "SUPPORTS"} for n in range(40)],
+    "kilt_wned": [
+        {"input": f"near [START_ENT] {n} [END_ENT] it", "output": [{"answer": f"a{n}"}]}
+        for n in range(40)
+    ],
+    "multiple_choice": [
+        {"question": f"who {n}?", "options": ["x", "y"], "answer": "B"} for n in range(40)
+    ],
+}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_the_draw_does_not_follow_the_wording(task):
+    own = next(iter(find_task(task).query_fields))
+    worded = [
+        with_wording(TaskConfig(task=task), find_task(task), "causal"),
+        with_wording(TaskConfig(task=task), find_task(task), "fid"),
+        TaskConfig(task=task, query_template=f"Q: {{{own}}}", target_template=None),
+    ]
+    drawn = []
+    for config in worded:
+        rows = [row | {"id": str(n)} for n, row in enumerate(ROWS[task])]
+        examples = [make_task(config).process(row, place="here") for row in rows]
+        drawn.append([example.id for example in sample_shots(examples, 10, 0)])
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_a_plain_question_is_drawn_as_itself():
+    rows = [row | {"id": str(n)} for n, row in enumerate(ROWS["qa"])]
+    asked = [make_task(TaskConfig(task="qa")).process(row, place="here") for row in rows]
+    plain = [Example(row["id"], row["question"], "", tuple(row["answers"])) for row in rows]
+    drawn = [[example.id for example in sample_shots(given, 10, 0)] for given in (asked, plain)]
+    assert drawn[0] == drawn[1]
 
 
 def test_no_example_twice_and_all_of_them_in_the_end():

@@ -55,6 +55,7 @@ class KiltTask(TemplatedTask):
             choices=tuple(self.target_wording.format(answer=label) for label in self.labels),
             options=self.labels,
             sought=sought(asked),
+            unworded=asked,
             measures=self.measures,
             provenance=provenance,
             **fields.common(row, known=("input", "output"), place=place),

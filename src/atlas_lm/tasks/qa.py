@@ -65,6 +65,7 @@ class BaseTask(TemplatedTask):
             query=self.query_wording.format(query=query),
             target="" if target is None else self.target_wording.format(target=target),
             answers=answers or (() if target is None else (target,)),
+            unworded=query,
             **fields.common(row, known=("query", "answers", "target"), place=place),
         )
 

@@ -13,9 +13,9 @@ from atlas_lm.types import Example
 def sample_shots(examples: Sequence[Example], k: int, seed: int) -> list[Example]:
     """Return ``k`` of the examples, drawn without replacement and in a drawn order.
 
-    The draw depends on the seed and on what the examples say, neither on their order nor on ids,
-    so a file that was shuffled or renumbered gives the same questions; and a smaller ``k`` gives
-    the beginning of a larger one.
+    The draw depends on the seed, on what is asked and on the answers, neither on how it is worded
+    nor on the examples' order or ids: every reader and every template gets the same questions, and
+    so does a file that was shuffled or renumbered. A smaller ``k`` gives the beginning of a larger.
 
     Raises:
         InputError: ``k`` is negative or more than there are.
@@ -41,9 +41,10 @@ def sample_positions(examples: Sequence[Example], k: int, seed: int) -> list[int
 
 
 def _content(example: Example) -> bytes:
-    """Return a digest of the query and the answers; the target may have been drawn from them."""
+    """Return a digest of what is asked and the answers; the target may be drawn from them."""
+    asked = example.unworded or example.retriever_query
     answers = example.answers or (example.target,)
-    return _digest("\0".join((example.query, *answers)).encode())
+    return _digest("\0".join((asked, *answers)).encode())
 
 
 def _digest(content: bytes) -> bytes:
