@@ -89,9 +89,12 @@ def test_all_rows_are_checked_and_questions_without_positives_left_out(tmp_path)
     for file in (path, listed):
         kept = JudgedQuestions(file).answerable()
         assert [kept[n].query for n in range(len(kept))] == ["a", "c"]
-    path.write_text(f'{json.dumps(rows[0])}\n{{"query": ""}}\n')
-    with pytest.raises(InputError, match=r"q\.jsonl:2: field 'query'"):
+    path.write_text(f'\n{json.dumps(rows[0])}\n\n{{"query": ""}}\n')
+    with pytest.raises(InputError, match=r"q\.jsonl:4: field 'query'"):
         JudgedQuestions(path).answerable()
+    listed.write_text(json.dumps(rows[:2]))
+    with pytest.raises(InputError, match=r"q\.json: question 2: no positive passage"):
+        JudgedQuestions(listed)[1]
     path.write_text(json.dumps(rows[1]))
     with pytest.raises(InputError, match="no question has a positive"):
         JudgedQuestions(path).answerable()

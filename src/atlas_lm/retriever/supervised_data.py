@@ -55,13 +55,13 @@ class JudgedQuestions:
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; give judged questions as JSONL or DPR's JSON")
         self._rows: list[Any] = []
-        self._starts = np.zeros(0, dtype=np.int64)
+        self._starts = self._lines = np.zeros(0, dtype=np.int64)
         with self.path.open("rb") as file:
             head = file.read(64).lstrip()
         if head.startswith(b"["):
             self._rows = _list_of(self.path)
         else:
-            self._starts = _line_starts(self.path)
+            self._starts, self._lines = _lines_of(self.path)
         self._kept = np.arange(len(self._rows) or len(self._starts))
         if not len(self):
             raise InputError(f"{path}: no questions")
@@ -92,15 +92,17 @@ class JudgedQuestions:
         Raises:
             InputError: the row is malformed, has no positive passage, or names an unknown id.
         """
-        judged = self._judged(int(self._kept[position]))
+        number = int(self._kept[position])
+        judged = self._judged(number)
         if not judged.positives:
-            place = f"{self.path}:{self._kept[position] + 1}"
-            raise InputError(f"{place}: no positive passage; leave such questions out")
+            raise InputError(
+                f"{self._place(number)}: no positive passage; leave such questions out"
+            )
         return judged
 
     def _judged(self, number: int) -> Judged:
         """Return a row's question, whether it has a positive passage or not."""
-        place = f"{self.path}:{number + 1}"
+        place = self._place(number)
         row = self._rows[number] if self._rows else self._line(number, place)
         if not isinstance(row, dict):
             raise InputError(f"{place}: expected a JSON object, found {type(row).__name__}")
@@ -110,6 +112,12 @@ class JudgedQuestions:
         positives = self._passages(row, ("positive_passages", "positive_ctxs"), place)
         hard = self._passages(row, ("negative_passages", "hard_negative_ctxs"), place)
         return Judged(query, positives, hard or self._passages(row, ("negative_ctxs",), place))
+
+    def _place(self, number: int) -> str:
+        """Return where a row is: its line, or its place in a JSON list."""
+        if self._rows:
+            return f"{self.path}: question {number + 1}"
+        return f"{self.path}:{self._lines[number]}"
 
     def _line(self, number: int, place: str) -> Any:
         with self.path.open("rb") as file:
@@ -185,11 +193,13 @@ def _list_of(path: Path) -> list[Any]:
     return list(rows)
 
 
-def _line_starts(path: Path) -> np.ndarray:
-    starts, place = [], 0
+def _lines_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first byte and the number of every line that is not blank."""
+    starts, numbers, place = [], [], 0
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.strip():
                 starts.append(place)
+                numbers.append(number)
             place += len(line)
-    return np.array(starts, dtype=np.int64)
+    return np.array(starts, dtype=np.int64), np.array(numbers, dtype=np.int64)
