@@ -198,6 +198,37 @@ def test_searches_while_all_vectors_are_replaced_see_old_or_new():
     assert all(rows in allowed for rows in seen)
 
 
+def test_one_thread_packs_at_a_time(monkeypatch):
+    """Threads that search one index share the room that codes are prepared in."""
+    vectors, query = clustered(900, 16), clustered(3, 16, seed=3)
+    scan = Int8Scan(encode_int8(vectors), pack=True)
+    entered, finished, packed = threading.Event(), threading.Event(), codes._packed
+
+    def slow(signed, scales):
+        if not entered.is_set():
+            entered.set()
+            finished.wait(timeout=0.3)
+        return packed(signed, scales)
+
+    def pack_too():
+        entered.wait(timeout=10)
+        scan.pack()
+        finished.set()
+
+    monkeypatch.setattr(codes, "_packed", slow)
+    other = threading.Thread(target=pack_too)
+    other.start()
+    scan.pack()
+    other.join()
+    stored = Int8Scan(encode_int8(vectors), pack=False)
+    scores, rows = scan.best(query, 900, NOTHING, None)
+    expected, its_rows = stored.best(query, 900, NOTHING, None)
+    by_row = scores.gather(1, rows.argsort(dim=1))
+    torch.testing.assert_close(
+        by_row, expected.gather(1, its_rows.argsort(dim=1)), rtol=0, atol=0.2
+    )
+
+
 def test_saved_codes_are_loaded_mapped_and_searched(tmp_path):
     vectors, query = clustered(700, 16).half(), clustered(3, 16, seed=2)
     flat(vectors).save(tmp_path / "index")

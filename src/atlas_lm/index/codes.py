@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import warnings
 from pathlib import Path
@@ -36,6 +35,8 @@ PACKED_SHARE = 4
 """Codes are packed where they take at most this part (one in so many) of the machine's memory."""
 PACKED_COMPONENTS = 512
 """Packed rows are padded to a multiple of so many components (FBGEMM's blocks with AVX2)."""
+
+_PACKING = threading.Lock()
 
 
 def supported() -> bool:
@@ -103,9 +104,13 @@ class Int8Scan:
 
     def pack(self, chunks: int | None = None) -> None:
         """Pack that many more chunks of codes into memory, all if None."""
-        missing = (chunk for chunk, packed in enumerate(self._packed) if packed is None)
-        for chunk in itertools.islice(missing, chunks):
-            self._pack_one(chunk)
+        for _ in range(len(self._packed) if chunks is None else chunks):
+            with _PACKING:  # another thread's search packs too, into the same room
+                missing = (chunk for chunk, packed in enumerate(self._packed) if packed is None)
+                chunk = next(missing, None)
+                if chunk is None:
+                    return
+                self._pack_one(chunk)
 
     def _pack_one(self, chunk: int) -> None:
         codes, scales = self._chunk(chunk)
@@ -118,14 +123,15 @@ class Int8Scan:
 
     def replace_(self, rows: Int64[Tensor, " some"], fresh: Int8Vectors) -> None:
         """Replace the codes of some rows; codes that were a file's are copied first."""
-        if self._mapped:
-            held = self.vectors
-            self.vectors = Int8Vectors(held.codes.clone(), held.scales.clone())
-            self._mapped = False
-        self.vectors.codes[rows], self.vectors.scales[rows] = fresh.codes, fresh.scales
-        self.largest_step = max(self.largest_step, _largest(fresh.scales))
-        for chunk in torch.unique(rows // CHUNK_ROWS).tolist():
-            self._packed[chunk] = None
+        with _PACKING:
+            if self._mapped:
+                held = self.vectors
+                self.vectors = Int8Vectors(held.codes.clone(), held.scales.clone())
+                self._mapped = False
+            self.vectors.codes[rows], self.vectors.scales[rows] = fresh.codes, fresh.scales
+            self.largest_step = max(self.largest_step, _largest(fresh.scales))
+            for chunk in torch.unique(rows // CHUNK_ROWS).tolist():
+                self._packed[chunk] = None
 
     def best(
         self,
@@ -204,10 +210,13 @@ def _largest(scales: Float32[Tensor, " n"]) -> float:
 
 
 def _packed(signed: Tensor, scales: Tensor) -> Any:
-    """Return signed codes in FBGEMM's layout: a copy of one byte a component."""
+    """Return signed codes in FBGEMM's layout: a copy of one byte a component.
+
+    One thread at a time may be here: warnings and the engine are set for the whole process.
+    """
     zeros = torch.zeros(len(signed), dtype=torch.int64)
     steps = torch.where(scales > 0, scales, 1.0).double()
-    with _PACKING, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor.*")
         matrix = torch._make_per_channel_quantized_tensor(signed, steps, zeros, 0)
         engine = torch.backends.quantized.engine
@@ -216,9 +225,6 @@ def _packed(signed: Tensor, scales: Tensor) -> Any:
             return torch.ops.quantized.linear_prepack(matrix, None)
         finally:
             torch.backends.quantized.engine = engine
-
-
-_PACKING = threading.Lock()
 
 
 def load_codes(
