@@ -91,6 +91,12 @@ def test_a_metric_that_is_not_measured_is_named_and_no_update_is_lost(tmp_path):
     assert (done.outcome.step, done.outcome.finished) == (8, True)
 
 
+def test_the_best_is_by_the_evaluation_and_never_by_the_luck_of_a_batch(tmp_path):
+    cfg = config(best_metric="-reader_loss")
+    with pytest.raises(InputError, match=r"not measured; there are exact_match"):
+        run(tmp_path, cfg, evaluate=lambda: {"exact_match": 0.5})
+
+
 def test_an_evaluation_that_fails_loses_no_update(tmp_path):
     def fail():
         raise RuntimeError("no such answer")
@@ -101,10 +107,10 @@ def test_an_evaluation_that_fails_loses_no_update(tmp_path):
 
 
 def test_a_skipped_update_is_never_the_best_and_ends_no_run(tmp_path):
-    cfg = config(best_metric="-reader_loss", evaluate_every=1)
+    cfg = config(best_metric="-reader_loss", save_every=1, keep_last=1)
     model = FakeAtlas()
     model.poisoned = frozenset(["e0"])
-    done = run(tmp_path, cfg, model=model, evaluate=lambda: {"exact_match": 0.5})
+    done = run(tmp_path, cfg, model=model)
     assert done.outcome.finished
     assert done.state.skipped > 0
     losses = {step: row["reader_loss"] for step, row in done.log if "reader_loss" in row}

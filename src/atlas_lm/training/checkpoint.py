@@ -26,9 +26,13 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory, read_table
 from atlas_lm.runtime.intact import (
     STATE,
+    drop_beyond,
+    full_checkpoint_disk_explained,
     newest_whole,
     read_facts,
     require_checkpoints,
+    step_directories,
+    step_directory,
     sweep,
     write_facts,
 )
@@ -39,7 +43,6 @@ from atlas_lm.training.checkpoint_files import (
     FORMAT_VERSION,
     Snapshot,
     contiguous,
-    full_checkpoint_disk_explained,
     link,
     read_tensors,
 )
@@ -69,7 +72,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
-        return sorted(self.path.glob("step-*"))
+        return step_directories(self.path)
 
     def latest(self) -> Path:
         """Return the newest checkpoint.
@@ -90,16 +93,17 @@ class Checkpoints:
         self.latest()
         named = [found["step"] for path in reversed(self.all()) if (found := known_best(path))]
         for step in named:
-            if (self.path / _name(step)).is_dir():
-                return self.path / _name(step)
+            if (path := step_directory(self.path, step)).is_dir():
+                return path
         if named:
+            gone = step_directory(self.path, named[0]).name
             raise InputError(
-                f"{self.path}: the best checkpoint, {_name(named[0])}, is gone; a damaged one is "
+                f"{self.path}: the best checkpoint, {gone}, is gone; a damaged one is "
                 "set aside when a run goes on without it; take the newest checkpoint"
             )
         raise InputError(
-            f"{self.path}: no best checkpoint; set training.best_metric, such as exact_match "
-            "or -reader_loss, and training.evaluate_every, or take the newest checkpoint"
+            f"{self.path}: no best checkpoint; set training.best_metric, such as "
+            "exact_match, and training.evaluate_every, or take the newest checkpoint"
         )
 
     def require_none(self) -> None:
@@ -136,11 +140,12 @@ class Checkpoints:
         except Exception as failure:
             warn(f"a save in the background has failed ({failure}); saving anew")
             wait = True
-        path = self.path / _name(state.step)
+        path = step_directory(self.path, state.step)
+        best = step_directory(self.path, state.best.step).name if state.best else ""
         self._sweep()
         if path == self._loaded:  # its save may have been killed before older ones were removed
             if distributed.world().is_main:
-                self._remove_old(_best_name(state))
+                drop_beyond(self.path, self.keep_last, spare=best)
             return path
         sharded = self._write_shares(state, path) if state.is_sharded else None
         version = state.freshness.version
@@ -148,7 +153,7 @@ class Checkpoints:
         here = distributed.world().is_main and linked is not None
         with_index = not distributed.any_process(here)  # process 0 writes, so it decides
         tensors = state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path)
-        snapshot = Snapshot(tensors, state.facts(), version, linked, _best_name(state))
+        snapshot = Snapshot(tensors, state.facts(), version, linked, best)
         if not wait and distributed.world().size == 1:
             self._begin(path, snapshot.copy())
             return path
@@ -235,7 +240,7 @@ class Checkpoints:
                 }
                 digests = write_facts(temporary, facts, known)
         self._note_index(snapshot.version, path, digests)
-        self._remove_old(snapshot.best)
+        drop_beyond(self.path, self.keep_last, spare=snapshot.best)
 
     def load(self, state: TrainState, path: str | Path | None = None) -> Path:
         """Make ``state`` the one saved at ``path``, or the newest; return where it came from.
@@ -270,14 +275,6 @@ class Checkpoints:
             return None
         return self._index_file[1] if self._index_file[1].is_file() else None
 
-    def _remove_old(self, best: str) -> None:
-        for old in self.all()[: -self.keep_last]:
-            if old.name == best:
-                continue
-            hidden = old.with_name(f".{old.name}.old")
-            os.replace(old, hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
-
 
 def known_best(checkpoint: Path) -> dict[str, Any] | None:
     """Return metric, value and step of the best by then; None where there is none or no telling."""
@@ -288,10 +285,3 @@ def known_best(checkpoint: Path) -> dict[str, Any] | None:
     best: dict[str, Any] | None = state.get("best")
     return best
 
-
-def _best_name(state: TrainState) -> str:
-    return _name(state.best.step) if state.best else ""
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"

@@ -76,8 +76,8 @@ class TrainingConfig:
     keep_last: int = 2
     """Checkpoints kept; older ones are removed after a new one is safely written."""
     best_metric: str = ""
-    """Also keep the checkpoint that is best by this metric of the evaluations, such as exact_match,
-    or -reader_loss where less is better."""
+    """Also keep the checkpoint that is best by this metric of the evaluations, such as exact_match;
+    a minus before it where less is better."""
     gradient_checkpointing_reader: bool = False
     """Recompute the reader's activations in the backward pass: less memory, more time."""
     gradient_checkpointing_retriever: bool = False

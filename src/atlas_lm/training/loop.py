@@ -161,10 +161,10 @@ class _Run:
                 measured = self.evaluate()
             self.log(state.step, measured)
             with self._kept():
-                self.checkpoint_is_due |= is_best(state, cfg, done, measured)
-        elif not self.evaluate and self.checkpoint_is_due:
+                self.checkpoint_is_due |= is_best(state, cfg, measured)
+        elif not self.evaluate and self.checkpoint_is_due and not done.skipped:
             with self._kept():
-                is_best(state, cfg, done)
+                is_best(state, cfg, done.metrics)
 
     @contextmanager
     def _kept(self, wanted: bool = True, *, of: type[Exception] = Exception) -> Iterator[None]:
@@ -196,21 +196,19 @@ def every(period: int, step: int) -> bool:
     return period > 0 and step % period == 0
 
 
-def is_best(
-    state: TrainState, cfg: TrainingConfig, done: Update, measured: Metrics | None = None
-) -> bool:
+def is_best(state: TrainState, cfg: TrainingConfig, metrics: Metrics) -> bool:
     """Return whether this step is the best so far by the run's metric; without one, False.
 
-    Looked at after every evaluation; where nothing is evaluated, at every checkpoint. A skipped
-    update, which measures nothing itself, is the best by an evaluation alone.
+    Args:
+        state: The run's; it remembers the best.
+        cfg: Names the metric.
+        metrics: What the evaluation measured and nothing else, for an update's own numbers say how
+            easy its batch was; those only where nothing is evaluated, at every checkpoint.
 
     Raises:
         InputError: nothing of that name was measured.
     """
-    metrics = {**done.metrics, **(measured or {})}
-    if not cfg.best_metric or (done.skipped and cfg.best_metric.removeprefix("-") not in metrics):
-        return False
-    return state.note(cfg.best_metric, metrics)
+    return bool(cfg.best_metric) and state.note(cfg.best_metric, metrics)
 
 
 def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
