@@ -10,7 +10,7 @@ import pytest
 from atlas_lm.cli import doctor_gradients, main
 from atlas_lm.config import RunConfig, find_recipe, load_recipe
 from atlas_lm.runtime.errors import InputError
-from tests.cli.test_verbs import run_overrides
+from tests.cli.running import run_overrides
 
 
 def test_the_doctor_s_index_is_of_passages_that_the_recipe_lets_be_found(

@@ -12,8 +12,7 @@ pytest.importorskip("bm25s")
 
 
 @pytest.fixture
-def beir(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+def beir(tmp_path):
     return str(folder(tmp_path / "rivers"))
 
 

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 
 from atlas_lm.cli import main
-
-
-def said(capsys, *words, code: int = 0) -> dict:
-    assert main([*map(str, words), "--json"]) == code
-    return json.loads(capsys.readouterr().out)
+from tests.cli.running import said, write
 
 
 def complaint(capsys, *words) -> str:
     assert main(list(map(str, words))) == 2
     return " ".join(capsys.readouterr().err.split())
-
-
-def write(path: Path, *rows: dict) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture

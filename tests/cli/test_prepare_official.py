@@ -11,11 +11,6 @@ from tests.data.test_fever import OPEN, SUPPORTED, claims
 from tests.data.wikipedia_dump import dump
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("what", [*DATASETS, "wikipedia", "passages"])
 def test_help_has_an_example(what, capsys):
     with pytest.raises(SystemExit, match="0"):

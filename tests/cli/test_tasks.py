@@ -14,13 +14,9 @@ from atlas_lm.config import RunConfig, load_recipe
 from atlas_lm.data.tinymodels import tiny_reader
 from atlas_lm.reader import open_reader
 from atlas_lm.runtime.errors import InputError
+from tests.cli.running import said, write
 
 SENTINELS = [f"<extra_id_{n}>" for n in range(100)]
-
-
-def said(capsys, *words) -> dict:
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def refused(capsys, *words) -> str:
@@ -84,11 +80,6 @@ def test_a_pretext_task_trains_in_closed_book(tiny, reader, tmp_path, task, caps
         f'data.passages=["{tiny.world}/passages.jsonl"]',
     )
     assert said(capsys, *words)["finished"]
-
-
-def write(path: Path, *rows: dict) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="module")

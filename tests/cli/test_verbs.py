@@ -13,14 +13,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from atlas_lm import Atlas
 from atlas_lm.cli import SUMMARY, VERBS, main
-
-ROOT = Path(__file__).parents[2]
-
-
-def said(capsys, *words) -> dict:
-    """Run a verb with --json; return what it printed on stdout, which is JSON alone."""
-    assert main([*map(str, words), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+from tests.cli.running import ROOT, run_overrides, said
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +23,6 @@ def trained(tiny, tmp_path_factory) -> Path:
     words = ["train", "tinyworld", "--out", out, *run_overrides(tiny), "training.total_steps=3"]
     assert main(list(map(str, words))) == 0
     return out
-
-
-def run_overrides(tiny) -> list[str]:
-    return [
-        f"reader.path={tiny.drawn}/reader",
-        f"retriever.path={tiny.drawn}/retriever",
-        f"data.train={tiny.world}/train.jsonl",
-        f'data.passages=["{tiny.world}/passages.jsonl"]',
-        "training.freeze_retriever_steps=1",
-        "training.retriever.warmup_steps=1",
-        "training.save_every=2",
-    ]
 
 
 def test_index_info_shows_what_the_vectors_depend_on(tiny, capsys):

@@ -17,7 +17,7 @@ from atlas_lm.reader import open_reader
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime import files
 from atlas_lm.runtime.errors import InputError
-from tests.cli.test_verbs import run_overrides
+from tests.cli.running import run_overrides
 
 GOOD = [{"id": str(n), "title": "T", "text": f"text {n}"} for n in range(8)]
 

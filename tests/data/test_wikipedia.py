@@ -19,11 +19,6 @@ pytest.importorskip("mwparserfromhell")
 ONE = WikipediaSettings(processes=1)
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def small(tmp_path):
     return str(dump(tmp_path / "enwiki-20240501-pages-articles-multistream.xml.bz2"))

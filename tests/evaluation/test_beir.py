@@ -37,8 +37,7 @@ def folder(path: Path, *, qrels: str = QRELS, queries: list[dict] | None = None)
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+def store(tmp_path):
     folder(tmp_path / "tiny")
     write_passages(tmp_path / "tiny" / "corpus.jsonl", tmp_path / "passages.jsonl")
     return PassageStore.open(tmp_path / "passages.jsonl")

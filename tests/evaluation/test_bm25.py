@@ -21,8 +21,7 @@ TEXTS = [
 
 
 @pytest.fixture
-def path(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+def path(tmp_path):
     file = tmp_path / "corpus.jsonl"
     lines = [
         json.dumps({"id": str(number), "title": title, "text": text})

@@ -20,7 +20,6 @@ def test_a_writer_killed_at_any_instant_leaves_the_old_or_the_new(tmp_path, oper
     command = [sys.executable, "-m", "tests.index.killing", operation, str(tmp_path), str(KILLS)]
     path = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    environment["ATLAS_LM_CACHE"] = str(tmp_path / "cache")
     done = subprocess.run(
         command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from atlas_lm.index import IndexSettings, add, binary, codes, delete, exact, first_pass, open_index
+from atlas_lm.index import IndexSettings, add, delete, open_index
 from atlas_lm.index.sharded import open_sharded
 from atlas_lm.index.stack import stack
 from atlas_lm.types import SearchResult
+from tests.index.coded import use_first_pass
 from tests.index.conftest import DIM
 from tests.index.keeping import ENCODER, built, embed, write
 from tests.index.sharded_worker import run_processes
@@ -34,18 +35,9 @@ if importlib.util.find_spec("faiss") is not None:
 TOPK = 6
 
 
-def use_first_pass() -> None:
-    """Let a few hundred vectors be worth a first pass, in chunks of 64; in a process of its own."""
-    exact.FIRST_PASS_FROM = 100
-    for module in (first_pass, codes, binary):
-        module.CHUNK_ROWS = 64
-
-
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(exact, "FIRST_PASS_FROM", 100)
-    for module in (first_pass, codes, binary):
-        monkeypatch.setattr(module, "CHUNK_ROWS", 64)
+    use_first_pass(monkeypatch, count=100)
 
 
 def texts(first: int, stop: int) -> dict[str, str]:
@@ -68,7 +60,7 @@ def write_indexes(directory: Path, count: int) -> list[str]:
 
 
 def searched(rank: int, size: int, directory: Path, names: list[str], topk: int) -> Mapping:
-    use_first_pass()
+    use_first_pass(pytest.MonkeyPatch(), count=100)  # in a process of its own
     found = {}
     for name in names:
         index, _ = open_sharded(directory / name)

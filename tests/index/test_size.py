@@ -21,8 +21,7 @@ def directory_bytes(path: Path) -> int:
 
 
 @pytest.fixture
-def corpus(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
+def corpus(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n".join(f'{{"id": "p{row}", "text": "t{row}"}}' for row in range(COUNT)))
     return path
@@ -59,9 +58,9 @@ def test_bytes_of_codes_are_exact(corpus, kind, keep_vectors):
     assert size.hot_bytes < size.disk_bytes or (kind == "int8" and not keep_vectors)
 
 
-def test_bytes_of_the_passage_store_are_exact(corpus, tmp_path):
+def test_bytes_of_the_passage_store_are_exact(corpus, cache):
     PassageStore.open(corpus)
-    sidecars = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    sidecars = [path for path in cache.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in sidecars)
     assert 0 <= size - ROW_OF_STORE * COUNT < 2048  # the last offset and the facts
 

@@ -18,11 +18,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def files(tmp_path):
     paths = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]

@@ -120,7 +120,6 @@ def test_a_gpu_holds_vectors_of_a_flat_index_and_codes_of_int8(index, width):
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_disk_of_a_build_at_its_most_is_what_one_takes(tmp_path, monkeypatch, kind, dtype):
     """Vectors in the unfinished build, codes in unnamed files, then codes in the index."""
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     rooms, most = [], []
     room, finish = kinds.mapped_room, building.finish
 

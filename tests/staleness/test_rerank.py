@@ -3,10 +3,7 @@ import torch
 from atlas_lm.staleness import rerank
 from atlas_lm.types import Passage
 
-
-class FakeStore(list):
-    def passages(self, rows):
-        return [self[row] for row in rows]
+from .world import Store
 
 
 class FakeRetriever:
@@ -19,7 +16,7 @@ class FakeRetriever:
         return self.vectors[[int(passage.id) for passage in passages]]
 
 
-STORE = FakeStore(Passage(str(number), "text") for number in range(6))
+STORE = Store(Passage(str(number), "text") for number in range(6))
 
 
 def test_candidates_come_in_the_fresh_order_and_shared_ones_are_embedded_once():

@@ -29,10 +29,9 @@ def test_gzip_byte_order_mark_and_missing_final_newline(tmp_path):
     assert len(load_examples(path, TaskConfig())) == 1
 
 
-def test_packed_with_zstandard_and_a_saved_dataset(tmp_path, monkeypatch):
+def test_packed_with_zstandard_and_a_saved_dataset(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
     plain = write(tmp_path, GOOD, {**GOOD, "id": "x"})
     packed = tmp_path / "data.jsonl.zst"
     packed.write_bytes(zstandard.compress(plain.read_bytes()))

@@ -134,15 +134,10 @@ def test_too_short_a_text_makes_no_example():
         task("lm").process({"id": "1", "text": "word"}, place="f:3")
 
 
-def store(tmp_path, *rows, monkeypatch=None):
+def store(tmp_path, *rows):
     path = tmp_path / "passages.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return PassageStore.open(path)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
 
 
 def rows(*titles, text=TEXT):

@@ -24,11 +24,6 @@ def write(path, rows) -> str:
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ATLAS_LM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz"])
 def test_any_example_at_random_is_the_one_of_a_full_reading(tmp_path, name):
     path = write(tmp_path / name, map(row, range(50)))

@@ -14,14 +14,10 @@ from atlas_lm.runtime.phases import untimed
 from atlas_lm.staleness import LiveIndex, StalenessConfig, keep_fresh
 from atlas_lm.training import Checkpoints, OptimConfig, TrainingConfig, new_state, train
 from atlas_lm.types import Example, Losses, Measured, Passage, ReaderSignals, TokenLoss
+from tests.staleness.world import Store
 
 DIM = 6
 N_PASSAGES = 12
-
-
-class FakeStore(list):
-    def passages(self, rows):
-        return [self[row] for row in rows]
 
 
 class FakeLauncher:
@@ -111,7 +107,7 @@ class FakeAtlas:
         self.index = FlatIndex(
             self.retriever.passages.weight.detach().clone(), fingerprint=self.fingerprint()
         )
-        self.store = FakeStore(Passage(str(row), "text") for row in range(N_PASSAGES))
+        self.store = Store(Passage(str(row), "text") for row in range(N_PASSAGES))
         self.poisoned = frozenset()
         self.calls = []
 
