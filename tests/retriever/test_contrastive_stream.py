@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.retriever import BiEncoder
+from atlas_lm.retriever import BiEncoder, contrastive_checkpoint
 from atlas_lm.retriever.contrastive import KeyQueue
 from atlas_lm.retriever.contrastive_checkpoint import PretrainCheckpoints
 from atlas_lm.retriever.contrastive_fit import FitConfig, fit_resumably, resume_from
@@ -178,6 +179,20 @@ def test_what_a_kill_has_left_is_removed_by_the_next_save(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # only a run that saves is surely alone
     kept.save(3, {"model": {"weight": torch.zeros(1)}})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_a_full_disk_is_said_with_the_room_that_a_checkpoint_needs(tmp_path, monkeypatch):
+    kept = PretrainCheckpoints(tmp_path, {})
+    kept.save(1, {"model": {"weight": torch.zeros(1)}})
+
+    def full(tensors, target):
+        target.write_bytes(b"cut")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(contrastive_checkpoint, "save_file", full)
+    with pytest.raises(InputError, match=r"step-00000002: the disk is full.* needs 4\.0 MB"):
+        kept.save(2, {"model": {"weight": torch.zeros(10**6)}})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_an_encoder_that_compares_otherwise_is_refused(plain_dir, tmp_path):

@@ -18,6 +18,7 @@ from atlas_lm.reader.settings import SETTINGS_FILE as READER_SETTINGS
 from atlas_lm.retriever.saving import SETTINGS_FILE as RETRIEVER_SETTINGS
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_table
+from atlas_lm.runtime.intact import step_directories
 from atlas_lm.runtime.logs import verbatim
 from atlas_lm.runtime.structure import dotted
 
@@ -125,7 +126,7 @@ def _run(path: Path) -> dict[str, Any]:
         "first_step": rows[0]["step"] if rows else None,
         "lines": len(rows),
         "latest": latest,
-        "checkpoints": sorted(part.name for part in (path / "checkpoints").glob("step-*")),
+        "checkpoints": [part.name for part in step_directories(path / "checkpoints")],
         "model": str(path / "model") if (path / "model").is_dir() else None,
     }
 

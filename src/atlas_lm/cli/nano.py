@@ -43,6 +43,7 @@ from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever import BiEncoder, contrastive
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path, read_json, write_json
+from atlas_lm.runtime.intact import step_directories
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.tasks import TaskConfig, load_examples
@@ -259,7 +260,7 @@ class NanoRun:
             atlas.open_index(config.data.index)
         examples = training_examples(config, atlas.config.task)
         notice(f"{stage.name}: {len(examples)} {stage.data}, {stage.training.total_steps} updates")
-        resume = any((out / "checkpoints").glob("step-*"))
+        resume = bool(step_directories(out / "checkpoints"))
         return run_joint(atlas, config, examples, [], out, resume=resume, watch=self.watch).finished
 
     def measure(self, stage: NanoStage) -> None:

@@ -24,6 +24,7 @@ from atlas_lm.evaluation.report import comparisons_to_json
 from atlas_lm.model import Atlas
 from atlas_lm.reader.causal import CausalReader
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.intact import step_directories
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.tasks import load_examples, sample_shots
@@ -157,7 +158,7 @@ def _measured_run(args: argparse.Namespace, out: Path) -> int:
 
 def _go_on(args: argparse.Namespace, out: Path) -> str:
     """Return what trains on from a checkpoint, without measuring; else what starts anew."""
-    if any((out / "checkpoints").glob("step-*")):
+    if step_directories(out / "checkpoints"):
         return shlex.join(
             ["atlas-lm", "train", f"{out}/recipe.toml", "--out", str(out), "--resume"]
         )

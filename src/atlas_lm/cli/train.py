@@ -15,6 +15,7 @@ from atlas_lm.cli.together import joined
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.intact import step_directories
 from atlas_lm.runtime.launched import launched, start_words
 from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
@@ -147,7 +148,7 @@ def resume_command(args: argparse.Namespace) -> str:
 
 def continuing_command(args: argparse.Namespace) -> str:
     """Return what goes on with the run of ``args`` from its newest checkpoint, or starts it."""
-    begun = any(Path(args.out, "checkpoints").glob("step-*"))
+    begun = step_directories(Path(args.out, "checkpoints"))
     return resume_command(args) if begun else start_command(args)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,15 @@ from torch import Tensor, nn
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
-from atlas_lm.runtime.intact import newest_whole, sweep, write_facts
+from atlas_lm.runtime.intact import (
+    drop_beyond,
+    full_checkpoint_disk_explained,
+    newest_whole,
+    step_directories,
+    step_directory,
+    sweep,
+    write_facts,
+)
 
 FORMAT_VERSION = 1
 ADAM = ("step", "exp_avg", "exp_avg_sq")
@@ -38,27 +44,28 @@ class PretrainCheckpoints:
 
     def all(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
-        return sorted(self.path.glob("step-*"))
+        return step_directories(self.path)
 
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]]) -> Path:
         """Write a checkpoint, then remove those beyond ``keep_last``.
 
         Before the first, what a kill has left is removed: only then is the run surely ours.
+
+        Raises:
+            InputError: the disk is full; nothing half-written is left, older checkpoints stay.
         """
         if not self._swept:
             self._swept = True
             sweep(self.path)
-        path = self.path / f"step-{step:08d}"
-        with atomic_directory(path) as temporary:
+        path = step_directory(self.path, step)
+        needed = sum(tensor.nbytes for part in tensors.values() for tensor in part.values())
+        with full_checkpoint_disk_explained(path, needed), atomic_directory(path) as temporary:
             for name, part in tensors.items():
                 own = {key: value.detach().cpu().clone() for key, value in part.items()}
                 save_file(own, temporary / f"{name}.safetensors")
             facts = {"format_version": FORMAT_VERSION, "step": step, "config": self.config}
             write_facts(temporary, facts, {})
-        for old in self.all()[: -self.keep_last]:
-            hidden = old.with_name(f".{old.name}.old")
-            os.replace(old, hidden)
-            shutil.rmtree(hidden, ignore_errors=True)
+        drop_beyond(self.path, self.keep_last)
         return path
 
     def load(self) -> tuple[int, dict[str, dict[str, Tensor]]]:

@@ -1,6 +1,7 @@
-"""Is a checkpoint what was written? Sizes and SHA-256 of its files, and of its facts themselves.
+"""The checkpoints of a run as directories: which there are, which stay, whether one is whole.
 
-A checkpoint is a directory ``step-...``; one being written or removed is hidden, ``.step-...``.
+A checkpoint is a directory ``step-...``; one being written or removed is hidden, ``.step-...``. It
+is whole where sizes and SHA-256 of its files, and of its facts themselves, are what was written.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import read_table, sha256_file
+from atlas_lm.runtime.files import is_disk_full, read_table, sha256_file
 from atlas_lm.runtime.logs import warn
 
 STATE = "state.json"
@@ -24,6 +26,47 @@ DIGEST = "sha256"
 
 class DamagedError(InputError):
     """A file of a checkpoint is missing, cut short, or not the bytes that were written."""
+
+
+def step_directory(directory: Path, step: int) -> Path:
+    """Return where a run that keeps its checkpoints in ``directory`` has that of a step."""
+    return directory / f"step-{step:08d}"
+
+
+def step_directories(directory: Path) -> list[Path]:
+    """Return the checkpoints in ``directory``, oldest first; none where there is no directory."""
+    return sorted(directory.glob("step-*"))
+
+
+def drop_beyond(directory: Path, keep_last: int, *, spare: str = "") -> None:
+    """Remove all checkpoints but the last ``keep_last`` and the one named ``spare``.
+
+    Each is hidden first: a kill leaves none that is half there.
+    """
+    for old in step_directories(directory)[:-keep_last]:
+        if old.name != spare:
+            hidden = old.with_name(f".{old.name}.old")
+            os.replace(old, hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def full_checkpoint_disk_explained(path: Path, needed: int) -> Iterator[None]:
+    """Turn the error of a full disk, of whatever writer, into a message about the checkpoint.
+
+    Raises:
+        InputError: the disk was full.
+    """
+    try:
+        yield
+    except BaseException as error:  # what torch's writer of shares raises is no Exception
+        if not is_disk_full(error):
+            raise
+        raise InputError(
+            f"{path}: the disk is full; this checkpoint needs {needed / 1e6:.1f} MB. Nothing was "
+            "written and older checkpoints are whole: free some space, or lower keep_last, and "
+            "resume"
+        ) from error
 
 
 def write_facts(path: Path, facts: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
@@ -78,7 +121,7 @@ def require_checkpoints(directory: Path) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    if not (found := sorted(directory.glob("step-*"))):
+    if not (found := step_directories(directory)):
         raise InputError(f"{directory}: no checkpoint to resume from; train without --resume")
     return found
 

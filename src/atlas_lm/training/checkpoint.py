@@ -284,4 +284,3 @@ def known_best(checkpoint: Path) -> dict[str, Any] | None:
         return None
     best: dict[str, Any] | None = state.get("best")
     return best
-

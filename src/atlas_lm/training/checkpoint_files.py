@@ -1,22 +1,18 @@
-"""The files of a checkpoint: read back, linked, and what a full disk means."""
+"""The files of a checkpoint: read back, and linked."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
 
-from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import is_disk_full
 from atlas_lm.runtime.intact import read_facts
 from atlas_lm.training import shares
 from atlas_lm.training.state import TrainState, load_weights, part_of
@@ -94,22 +90,3 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-@contextmanager
-def full_checkpoint_disk_explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn the error of a full disk, of whatever writer, into a message about the checkpoint.
-
-    Raises:
-        InputError: the disk was full.
-    """
-    try:
-        yield
-    except (Exception, CheckpointException) as error:
-        if not is_disk_full(error):
-            raise
-        raise InputError(
-            f"{path}: the disk is full; this checkpoint needs {needed / 1e6:.1f} MB. Nothing was "
-            "written and older checkpoints are whole: free some space, or lower "
-            "training.keep_last, and resume"
-        ) from error
