@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -139,7 +140,7 @@ class Atlas:
         rows = self.retrieve(Batch(()), topk).rows
         if train_retriever and self.config.objective.pool_candidates:
             distributed.gather(torch.zeros((0, self.trained_retriever.dim), device=rows.device))
-            distributed.in_order_of_ranks(())
+            distributed.gather_json(())
         return Losses(TokenLoss(torch.zeros((), device=self.reader.device), 0), None, 0, rows=rows)
 
     def measure(self, batch: Batch, *, phases: Phases = untimed) -> Losses:
@@ -191,7 +192,9 @@ class Atlas:
         with torch.no_grad():
             passage_emb = retriever.embed_passages(found)
         pool = torch.cat(distributed.gather(passage_emb))
-        ids = distributed.in_order_of_ranks(passage.id for passage in found)
+        named = [(passage.id, _digest(retriever.passage_text(passage))) for passage in found]
+        gathered = distributed.gather_json(named)
+        ids, texts = zip(*(one for part in gathered for one in part), strict=True)
         pool_score = inner_products(retriever.embed_queries(measured.query), pool)
         if retriever.settings.similarity != "cosine":
             pool_score = pool_score / retriever.dim**0.5
@@ -200,7 +203,7 @@ class Atlas:
             {passage.id for passage in row} | hidden
             for row, hidden in zip(measured.passages, hidden_of, strict=True)
         ]
-        wide = widened_score(retriever_score, pool_score, foreign(known, ids))
+        wide = widened_score(retriever_score, pool_score, foreign(known, ids, texts))
         return wide, widened_signals(measured.signals, len(ids))
 
     def retrieve(
@@ -423,3 +426,7 @@ class Atlas:
                 temporary / "atlas.json",
                 {"format_version": FORMAT_VERSION, **unstructure(self.config)},
             )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

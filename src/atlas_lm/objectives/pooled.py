@@ -20,16 +20,26 @@ USELESS = 1e4
 """Nats by which the reader is said to prefer any passage to one that is not the query's own."""
 
 
-def foreign(known: Sequence[Collection[str]], pool: Sequence[str]) -> Bool[Tensor, "bsz pool"]:
-    """Return True where a passage of the pool is another query's, once for each passage.
+def foreign(
+    known: Sequence[Collection[str]], ids: Sequence[str], texts: Sequence[str]
+) -> Bool[Tensor, "bsz pool"]:
+    """Return True where a passage of the pool is another query's, once for each text.
+
+    A text may have several ids: passages of a data file have their own for every question, and a
+    corpus may hold copies.
 
     Args:
-        known: ids of each query's passages, and of those that it may not be shown.
-        pool: ids of the passages of all queries; of repeated ones the first counts.
+        known: ids of each query's passages, which are in the pool, and of those that it may not be
+            shown.
+        ids: of the passages of all queries.
+        texts: what is embedded for each, or digests of it; of repeated ones the first counts.
     """
-    first = torch.tensor([pool.index(one) == place for place, one in enumerate(pool)])
-    rows = [[one not in mine for one in pool] for mine in map(set, known)]
-    return torch.tensor(rows, dtype=torch.bool).view(len(known), len(pool)) & first
+    first = torch.tensor([texts.index(text) == place for place, text in enumerate(texts)])
+    rows = []
+    for mine in map(set, known):
+        same = {text for id, text in zip(ids, texts, strict=True) if id in mine}
+        rows.append([text not in same for text in texts])
+    return torch.tensor(rows, dtype=torch.bool).view(len(known), len(texts)) & first
 
 
 def widened_score(
