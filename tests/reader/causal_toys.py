@@ -58,17 +58,21 @@ def toy_reader(bos: bool = False, **settings) -> CausalReader:
     return CausalReader(tiny_llama(), byte_tokenizer(bos), CausalSettings(**settings))
 
 
-def plain_token_log_likelihood(reader: CausalReader, passages, query, target) -> torch.Tensor:
-    """log p of each target token, by one unpacked forward of the plainly concatenated prompt."""
+def plain_token_log_likelihood(
+    reader: CausalReader, passages, query, target, model=None
+) -> torch.Tensor:
+    """log p of each target token, by one unpacked forward of the plainly concatenated prompt.
+
+    The target is text or token ids; the model the reader's own or another one."""
     words = reader.wording
     prompt = list(words.prefix)
     for passage in passages:
         prompt += words.passage(passage)[0]
     prompt += words.query(query)
-    wanted = words.target(target)
+    wanted = words.target(target) if isinstance(target, str) else list(target)
     ids = torch.tensor([prompt + wanted])
     with torch.no_grad():
-        log_p = reader.model(input_ids=ids).logits[0].log_softmax(-1)
+        log_p = (model or reader.model)(input_ids=ids).logits[0].log_softmax(-1)
     return torch.stack([log_p[len(prompt) + i - 1, t] for i, t in enumerate(wanted)])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -10,8 +11,13 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     GPT2Config,
+    GptOssConfig,
+    Lfm2Config,
+    MistralConfig,
     OPTConfig,
+    Qwen2Config,
     Qwen3Config,
+    RecurrentGemmaConfig,
 )
 
 from atlas_lm.reader import open_reader
@@ -268,6 +274,59 @@ def test_other_architectures_read_the_same_way(name, reading):
     torch.testing.assert_close(reader.score(inputs, TARGET), torch.stack(expected))
     assert (reader.signals(inputs, TARGET, ALL).attention_mass > 0).all()
     assert len(reader.generate(inputs, Generation(max_new_tokens=2))) == 2
+
+
+WINDOWED = {
+    "mistral": MistralConfig(**WIDE, sliding_window=8),
+    "gemma2": Gemma2Config(**WIDE, sliding_window=8, query_pre_attn_scalar=8),
+    "qwen2": Qwen2Config(**WIDE, use_sliding_window=True, sliding_window=8, max_window_layers=1),
+    "gpt_oss": GptOssConfig(
+        **WIDE, sliding_window=8, num_local_experts=2, num_experts_per_tok=1, initializer_range=0.3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_sliding_windows_and_sinks_are_those_of_the_stock_model(name):
+    torch.manual_seed(0)
+    WINDOWED[name].eos_token_id = WINDOWED[name].pad_token_id = 1
+    model = AutoModelForCausalLM.from_config(WINDOWED[name]).eval()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("sinks"):
+            torch.nn.init.constant_(parameter, 2.0)
+    stock = copy.deepcopy(model)
+    settings = CausalSettings(instruction="Go slowly now.\n", passage_maxlength=24)
+    reader = CausalReader(model, byte_tokenizer(), settings)
+    inputs = reader.collate(QUERY, PASSAGES)
+    rows = list(zip(PASSAGES, QUERY, TARGET, strict=True))
+    expected = [plain_token_log_likelihood(reader, *row, model=stock).sum() for row in rows]
+    torch.testing.assert_close(reader.score(inputs, TARGET), torch.stack(expected))
+    fused = reader.with_settings(reading="fused")
+    one = inputs.first(1)
+    torch.testing.assert_close(fused.score(one, TARGET), reader.score(one, TARGET))
+    answers = reader.generate(inputs, Generation(max_new_tokens=12, min_new_tokens=12))
+    for (passages, query, _), answer in zip(rows, answers, strict=True):
+        each = plain_token_log_likelihood(reader, passages, query, answer.token_ids, model=stock)
+        assert answer.log_prob == pytest.approx(float(each.sum()), rel=1e-5)
+
+
+def test_no_attention_is_recorded_beyond_a_window():
+    model = AutoModelForCausalLM.from_config(WINDOWED["mistral"])
+    reader = CausalReader(model, byte_tokenizer(), CausalSettings(passage_maxlength=24))
+    signals = reader.signals(reader.collate(QUERY, PASSAGES), TARGET, ALL)
+    assert not signals.attention_mass.any()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]), "conv"),
+        (RecurrentGemmaConfig(**SMALL, intermediate_size=48, num_key_value_heads=1), "linear"),
+    ],
+)
+def test_layers_that_do_not_attend_are_refused(config, kind):
+    with pytest.raises(InputError, match=kind):
+        CausalReader(AutoModelForCausalLM.from_config(config), byte_tokenizer())
 
 
 def test_a_model_whose_attention_cannot_be_masked_is_refused():

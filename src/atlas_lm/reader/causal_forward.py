@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
-from atlas_lm.reader.causal_attention import PassageRecorder
+from atlas_lm.reader.causal_attention import PassageRecorder, additive_mask
 from atlas_lm.reader.causal_generation import Step
 from atlas_lm.reader.causal_layout import PAD, Layout, lay_out
 from atlas_lm.runtime.errors import InputError
@@ -139,8 +139,8 @@ class CausalForward:
         """Return the logits that score the target; the cache, where given, grows by the layout."""
         out = self._model(
             input_ids=layout.ids,
-            attention_mask=layout.additive_mask(self._model.dtype),
-            position_ids=layout.positions,
+            attention_mask=additive_mask(self._model, layout.mask, layout.back),
+            position_ids=layout.fed,
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=layout.columns,
@@ -267,7 +267,7 @@ class _Continuation:
     def __init__(self, model: Any, cache: DynamicCache, layout: Layout) -> None:
         self._model = model
         self._cache = cache
-        self._position = layout.positions[:, -1]
+        self._positions = layout.positions
         self._seen = layout.segments != PAD
 
     def __call__(
@@ -275,14 +275,17 @@ class _Continuation:
     ) -> Float[Tensor, "rows vocabulary"]:
         if not torch.equal(origin, torch.arange(len(self._seen), device=origin.device)):
             self._cache.reorder_cache(origin)
-        self._position = self._position[origin] + 1
+        positions = self._positions[origin]
+        position = positions[:, -1:] + 1
+        self._positions = torch.cat([positions, position], 1)
         self._seen = torch.nn.functional.pad(self._seen[origin], (0, 1), value=True)
-        mask = torch.zeros(self._seen.shape, dtype=self._model.dtype, device=token.device)
-        mask.masked_fill_(~self._seen, torch.finfo(mask.dtype).min)
+        back = position - self._positions
         out = self._model(
             input_ids=token[:, None],
-            attention_mask=mask[:, None, None],
-            position_ids=self._position[:, None],
+            attention_mask=additive_mask(
+                self._model, self._seen[:, None, None], back[:, None, None]
+            ),
+            position_ids=position,
             past_key_values=self._cache,
             use_cache=True,
         )

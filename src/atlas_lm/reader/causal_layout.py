@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from atlas_lm.types import Tokens
@@ -31,19 +31,25 @@ class Layout:
 
     ids: Int64[Tensor, "bsz length"]
     """Token ids."""
-    positions: Int64[Tensor, "bsz length"]
-    """Position of each token as the model counts it."""
+    positions: Int64[Tensor, "bsz seen"]
+    """Position, as the model counts it, of each token that can be seen: those in the cache, then
+    those of ``ids``."""
     segments: Int64[Tensor, "bsz seen"]
-    """Segment of each token that can be seen: those in the cache, then those of ``ids``."""
+    """Segment of each of them."""
     mask: Bool[Tensor, "bsz 1 length seen"]
     """True where a token may look."""
     columns: Int64[Tensor, " scored"]
     """Where in ``ids`` the logits score the target: copy by copy, token by token."""
 
-    def additive_mask(self, dtype: torch.dtype) -> Float[Tensor, "bsz 1 length seen"]:
-        """Return the mask as numbers added to attention scores."""
-        zeros = torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device)
-        return zeros.masked_fill_(~self.mask, torch.finfo(dtype).min)
+    @property
+    def fed(self) -> Int64[Tensor, "bsz length"]:
+        """Positions of ``ids``."""
+        return self.positions[:, -self.ids.shape[1] :]
+
+    @property
+    def back(self) -> Int64[Tensor, "bsz 1 length seen"]:
+        """How many positions before each token of ``ids`` another one stands."""
+        return (self.fed[:, :, None] - self.positions[:, None])[:, None]
 
 
 def lay_out(
@@ -77,14 +83,15 @@ def lay_out(
         ends = prefix.numel() + _longest_seen(lengths, copies)
     parts = _copies(query, target, ends, 1 + n_context + (behind is not None))
     if behind is not None:
-        cached = behind.segments
+        cached, places = behind.segments, behind.positions
         copies = torch.cat([torch.ones_like(copies[:1]), copies])
     else:
         cached = prefix.new_full((bsz, prefix.numel() * prefix_cached), PREFIX)
+        places = torch.arange(cached.shape[1], device=prefix.device).expand(bsz, -1)
         context = _context(prefix, passages, starts, with_prefix=not prefix_cached)
         parts = [torch.cat(pair, 1) for pair in zip(context, parts, strict=True)]
     ids, positions, segments = parts
-    segments = torch.cat([cached, segments], 1)
+    segments, positions = torch.cat([cached, segments], 1), torch.cat([places, positions], 1)
     mask = _mask(segments, _visible(copies, reading), ids.shape[1])
     return Layout(ids, positions, segments, mask, _scored(ids, query, target, ends.shape[1]))
 
