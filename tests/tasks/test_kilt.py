@@ -36,6 +36,15 @@ def test_answers_and_sets_of_pages():
     assert example.passages[0].text == "given"
 
 
+def test_the_target_may_be_drawn_from_the_answers():
+    task = make_task(TaskConfig(task="kilt_nq", target_template="{answer}", sample_target=True))
+    output = [{"answer": answer} for answer in "xyz"]
+    rows = [{"id": str(n), "input": f"q{n}", "output": output} for n in range(50)]
+    drawn = [task.process(row, place="f:1").target for row in rows]
+    assert set(drawn) == {"x", "y", "z"}
+    assert drawn == [task.process({**row, "id": "other"}, place="f:1").target for row in rows]
+
+
 def test_all_eleven_data_sets_have_their_metric():
     first = {name: task.measures[0] for name, task in KILT_TASKS.items() if name != "kilt"}
     assert first == {

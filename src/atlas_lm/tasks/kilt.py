@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.tasks import fields
 from atlas_lm.tasks.base import ReaderKind, TemplatedTask, Templates
+from atlas_lm.tasks.qa import choose_target
 from atlas_lm.types import Example
 
 MENTION = 48
@@ -48,9 +49,10 @@ class KiltTask(TemplatedTask):
                     f"{place}: answer {answer!r} is not one of {', '.join(self.labels)}"
                     f"{did_you_mean(answer, self.labels)}; mend it or drop the row"
                 )
+        answer = choose_target(asked, answers, self.config)
         return Example(
             query=self.query_wording.format(input=asked),
-            target=self.target_wording.format(answer=answers[0]) if answers else "",
+            target="" if answer is None else self.target_wording.format(answer=answer),
             answers=answers,
             choices=tuple(self.target_wording.format(answer=label) for label in self.labels),
             options=self.labels,
