@@ -34,13 +34,13 @@ from atlas_lm.index.files import (
     read_manifest,
 )
 from atlas_lm.index.keep import writable_manifest
+from atlas_lm.index.leftovers import note_leftovers, remove_leftovers
 from atlas_lm.index.member import steps_of
-from atlas_lm.index.milvus import MilvusIndex, next_collection
-from atlas_lm.index.opening import load_vectors, open_index
+from atlas_lm.index.milvus import next_collection
+from atlas_lm.index.opening import open_index
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import ArraySource, map_embeddings
-from atlas_lm.passages.sidecar import sidecar_path
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
@@ -92,12 +92,12 @@ def compact(
     with writing(path):
         manifest = writable_manifest(path)
         before = directory_bytes(path)
-        still_in: tuple[Path, ...] = ()
+        still_in = remove_leftovers(path)
         if manifest.parts or manifest.deleted:
             if fingerprint is not None:
                 manifest.fingerprint.check(fingerprint, ignore={"corpus"})
             _require_vectors(path, manifest, embed)
-            still_in = _rewritten(path, manifest, embed, manifest.fingerprint, manifest.step)
+            still_in += _rewritten(path, manifest, embed, manifest.fingerprint, manifest.step)
         return _report(path, manifest, before, still_in)
 
 
@@ -123,7 +123,8 @@ def refresh(
     with writing(path):
         manifest = writable_manifest(path)
         before = directory_bytes(path)
-        still_in = _rewritten(path, manifest, embed, fingerprint, step)
+        still_in = remove_leftovers(path)
+        still_in += _rewritten(path, manifest, embed, fingerprint, step)
         return _report(path, manifest, before, still_in)
 
 
@@ -136,7 +137,7 @@ def _report(path: Path, manifest: Manifest, before: int, still_in: tuple[Path, .
         parts=len(manifest.parts),
         bytes_before=before,
         bytes_after=directory_bytes(path),
-        still_in=still_in,
+        still_in=tuple(dict.fromkeys(still_in)),
     )
 
 
@@ -151,7 +152,6 @@ def _rewritten(
     """Write the new index; return the user's files that hold deleted text."""
     dead = deleted_rows(path, manifest)
     old = open_corpus(path, manifest)
-    own = [file for file in old.plain_paths if path in file.parents]
     passages, copied = _live_passages(path, manifest, old, dead)
     store = PassageStore.open([Path(file.absolute) for file in passages.files], check=False)
     fingerprint = dataclasses.replace(encoder, corpus=store.fingerprint)
@@ -170,18 +170,19 @@ def _rewritten(
         partial.embed_rest(store, embed, PASSAGES_AT_A_TIME)
     settings = _settings(path, manifest)
     facts = Facts(count=len(store), settings=settings, fingerprint=fingerprint)
-    settings = dataclasses.replace(settings, collection=next_collection(settings.collection, facts))
+    before, after = settings.collection, next_collection(settings.collection, facts)
+    note_leftovers(path, old, dead, fingerprint=fingerprint, collection=before)
     partial.publish(
-        store, settings, passages=passages, copy_passages=copied, arrays=arrays, created=created
+        store,
+        dataclasses.replace(settings, collection=after),
+        passages=passages,
+        copy_passages=copied,
+        arrays=arrays,
+        created=created,
     )
     store.close()
-    if manifest.kind == "milvus":
-        _drop_collection(path, _settings(path, manifest).collection)
-    still_in = _holding(old, dead)
-    if len(dead):
-        _forget(old, own)
     old.close()
-    return tuple(file for file in still_in if path not in file.resolve().parents)
+    return remove_leftovers(path)
 
 
 def _require_vectors(path: Path, manifest: Manifest, embed: Embed | None) -> None:
@@ -263,30 +264,6 @@ def _settings(path: Path, manifest: Manifest) -> IndexSettings:
         first_pass = "codes" in manifest.arrays
         return IndexSettings(kind="flat", dtype=manifest.dtype, first_pass=first_pass)
     return IndexSettings.from_dict(manifest.settings, place=str(path))
-
-
-def _drop_collection(path: Path, before: str) -> None:
-    """Remove the collection that held the rows before."""
-    index = load_vectors(path, read_manifest(path), device="cpu", mmap=True, verify=False)
-    assert isinstance(index, MilvusIndex)
-    index.drop_others(before)
-    index.close()
-
-
-def _holding(store: PassageStore, dead: NDArray[np.int64]) -> list[Path]:
-    """Return the files, as they were named, that hold dead rows."""
-    last = np.cumsum(store.counts)
-    return [store.paths[number] for number in np.unique(np.searchsorted(last, dead, side="right"))]
-
-
-def _forget(store: PassageStore, own: list[Path]) -> None:
-    """Remove what the cache knows of files that are gone, and unpacked copies of packed files."""
-    for named, plain in zip(store.paths, store.plain_paths, strict=True):
-        unpacked = plain != named.resolve()
-        if unpacked or plain in own:
-            sidecar_path(plain).unlink(missing_ok=True)
-        if unpacked:
-            plain.unlink(missing_ok=True)
 
 
 def _remove_partials(path: Path) -> None:

@@ -19,13 +19,15 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import is_disk_full
 from atlas_lm.runtime.locks import try_lock
 
+LEFTOVERS = "leftovers.json"
+"""Note of a compaction that may not have removed everything yet; see `leftovers`."""
 OURS = re.compile(
     r"\.?(embeddings|passages(-\d+)?)(\.\d+)?\.(bin|jsonl)(\..+\.tmp)?"
     r"|\.?[a-z][a-z0-9_]*(\.\d+)?\.array(\..+\.tmp)?"
     r"|\.vectors\..+\.tmp"
     r"|milvus(\.\d+)?\.db(\..*)?|\.milvus(\.\d+)?\.db\..*"
     r"|part-\d{4,}(\.partial)?"
-    r"|\.manifest\.json\..+\.tmp"
+    r"|leftovers\.json|\.(manifest|leftovers)\.json\..+\.tmp"
 )
 """Names an index directory may hold beside its manifest; only these are ever removed."""
 
@@ -106,7 +108,7 @@ def remove_unnamed(directory: Path, *, databases: bool = True) -> None:
     A part that is being built is kept, for its building goes on later; so are Milvus databases
     unless ``databases``.
     """
-    keep = named(directory)
+    keep = named(directory) | {LEFTOVERS}
     for path in directory.iterdir():
         if path.name in keep or not OURS.fullmatch(path.name) or path.suffix == ".partial":
             continue
