@@ -7,7 +7,7 @@ from rich.console import Console
 from atlas_lm.runtime import logs
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training import RunLog
-from atlas_lm.training.run_log import write_phases
+from atlas_lm.training.run_log import read_log, write_phases
 
 
 def records(path):
@@ -36,6 +36,7 @@ def test_resume_appends_and_drops_what_came_after_the_checkpoint(tmp_path):
             log(step, {"reader_loss": float(step)})
     with path.open("a") as file:
         file.write('{"step": 5, "reader_lo')
+    assert [record["step"] for record in read_log(path)] == [1, 2, 3, 4]
     with RunLog(path, total_steps=9, first_step=2) as log:
         log(3, {"reader_loss": 30.0})
     assert [(record["step"], record["reader_loss"]) for record in records(path)] == [

@@ -11,7 +11,6 @@ from typing import Any
 
 from atlas_lm import __version__
 from atlas_lm.cli.common import add_json_argument, print_json
-from atlas_lm.cli.inspect_run import read_rows
 from atlas_lm.cli.joint import open_halves
 from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.config import RunConfig, load_recipe, read_toml, save_recipe
@@ -23,6 +22,7 @@ from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.structure import structure
 from atlas_lm.training import Checkpoints
 from atlas_lm.training.checkpoint_files import load_model
+from atlas_lm.training.run_log import LOG_FILE, read_log
 
 HELP = (
     "Write a model to share: reader/ and retriever/ as ordinary transformers directories, "
@@ -198,11 +198,11 @@ def _refuse_other_kinds(place: Path, kind: str, run: Path) -> None:
 
 def _last_measured(opened: Opened) -> dict[str, float]:
     """Return the evaluation at the model's step, or the last before it."""
-    log = opened.run / "metrics.jsonl" if opened.run else None
+    log = opened.run / LOG_FILE if opened.run else None
     if log is None or not log.is_file():
         return {}
     found: dict[str, float] = {}
-    for row in read_rows(log):
+    for row in read_log(log):
         if opened.step is not None and row["step"] <= opened.step:
             found |= _metrics(row)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from atlas_lm.runtime.files import read_table
 from atlas_lm.runtime.intact import step_directories
 from atlas_lm.runtime.logs import verbatim
 from atlas_lm.runtime.structure import dotted
+from atlas_lm.training.run_log import LOG_FILE, read_log
 
 HELP = "Show what a run, a checkpoint, a model, an index or a benchmark directory holds."
 EXAMPLE = (
@@ -117,8 +117,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines if line.endswith("}")]
+    rows = read_log(path / LOG_FILE)
     latest: dict[str, Any] = {}
     for row in rows:
         latest |= row
@@ -141,6 +140,6 @@ def _manifest(path: Path) -> dict[str, Any]:
 _KINDS: tuple[tuple[str, str, Callable[[Path], dict[str, Any]]], ...] = (
     ("atlas.json", "model", _model),
     ("state.json", "checkpoint", _checkpoint),
-    ("metrics.jsonl", "run", _run),
+    (LOG_FILE, "run", _run),
     ("manifest.json", "manifest", _manifest),
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from atlas_lm.runtime.files import read_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.structure import changed_from_defaults, unstructure
 from atlas_lm.training.checkpoint import Checkpoints, known_best
+from atlas_lm.training.run_log import LOG_FILE, PHASES_FILE, read_log
 
 CARD = "run_card.html"
 NOTE = "Written by atlas-lm inspect from the log of the run."
@@ -34,22 +34,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: there is no log, or nothing in it.
     """
-    log = path / "metrics.jsonl"
+    log = path / LOG_FILE
     if not log.is_file():
-        raise InputError(f"{path}: no run (metrics.jsonl) there")
-    if not (rows := read_rows(log)):
+        raise InputError(f"{path}: no run ({LOG_FILE}) there")
+    if not (rows := read_log(log)):
         raise InputError(f"{log}: empty; nothing was logged yet")
-    return rows
-
-
-def read_rows(log: Path) -> list[dict[str, Any]]:
-    """Return the rows of ``metrics.jsonl``; a line cut short by a kill is left out."""
-    rows = []
-    for line in log.read_text("utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return rows
 
 
@@ -75,7 +64,7 @@ def show_run(path: Path) -> Path:
 
 def read_phases(path: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return each phase's share and peak: of the whole run, or of its log while it goes on."""
-    file = path / "phases.json"
+    file = path / PHASES_FILE
     if file.is_file():
         found: dict[str, dict[str, Any]] = read_json(file, what="phases")["phases"]
         return found

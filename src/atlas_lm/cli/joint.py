@@ -39,7 +39,7 @@ from atlas_lm.training.lock import run_lock
 from atlas_lm.training.loop import model_device
 from atlas_lm.training.lora import add_lora
 from atlas_lm.training.profile import StepProfiler
-from atlas_lm.training.run_log import write_phases
+from atlas_lm.training.run_log import LOG_FILE, write_phases
 from atlas_lm.training.trackers import TrackedRun, open_trackers
 from atlas_lm.types import Example
 
@@ -179,7 +179,7 @@ def _train(
         )
     run = TrackedRun(out=out, title=config.title, config=checkpoints.config, first_step=state.step)
     log = RunLog(
-        out / "metrics.jsonl",
+        out / LOG_FILE,
         total_steps=config.training.total_steps,
         first_step=state.step,
         trackers=open_trackers(watch.track, run),

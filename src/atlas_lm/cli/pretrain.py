@@ -45,7 +45,7 @@ from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.runtime.structure import unstructure
 from atlas_lm.training.interrupt import StopRequest
 from atlas_lm.training.lock import run_lock
-from atlas_lm.training.run_log import RunLog
+from atlas_lm.training.run_log import LOG_FILE, RunLog
 from atlas_lm.training.trackers import TrackedRun, open_trackers, require_trackers
 
 _DECIDES_NOTHING = ("log_every", "save_every", "keep_last", "batch_tokens")
@@ -239,7 +239,7 @@ def _fit(
             learner, fit, checkpoints, log=lambda step, metrics: None, start=start, stop=stop
         )
     with RunLog(
-        run.out / "metrics.jsonl",
+        run.out / LOG_FILE,
         total_steps=fit.steps,
         first_step=start,
         trackers=open_trackers(track, run),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from atlas_lm.evaluation import (
 )
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.structure import changed_from_defaults, unstructure
+from atlas_lm.training.run_log import LOG_FILE, read_log
 
 if TYPE_CHECKING:
     from atlas_lm.cli.quickstart import Measured
@@ -78,7 +78,7 @@ def write_card(
     seconds: Mapping[str, float],
 ) -> Path:
     """Write ``out/run_card.html`` and return its path."""
-    history = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    history = read_log(out / LOG_FILE)
     path = out / "run_card.html"
     last = {name: value for row in history for name, value in row.items()}
     write_run_card(

@@ -21,6 +21,7 @@ from atlas_lm.runtime.logs import notice
 from atlas_lm.tasks import load_examples
 from atlas_lm.training.interrupt import Terminated, terminable
 from atlas_lm.training.lock import run_lock
+from atlas_lm.training.run_log import LOG_FILE
 from atlas_lm.training.trackers import TRACKERS, require_trackers
 
 HELP = "Fine-tune retriever and reader together, or pre-train a retriever, as a recipe says."
@@ -129,7 +130,7 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
         "model": str(out / "model") if outcome.finished else None,
         "index": str(own if own.is_dir() else index) if index else None,
         "checkpoint": str(outcome.checkpoint),
-        "metrics": str(out / "metrics.jsonl"),
+        "metrics": str(out / LOG_FILE),
     }
     if args.json and distributed.world().is_main:
         print_json(result)

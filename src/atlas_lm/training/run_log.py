@@ -6,9 +6,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -24,6 +26,8 @@ SHOWN = (
     "queries_per_second",
 )
 """What a plain line shows, off a terminal."""
+LOG_FILE = "metrics.jsonl"
+"""The log in a run's directory."""
 PHASES_FILE = "phases.json"
 _PHASES = ("share_", "peak_mb_")
 
@@ -123,6 +127,15 @@ class RunLog:
         if len(kept) < len(lines):
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log; a line cut short by a kill is left out."""
+    records = []
+    for line in path.read_text("utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
 
 
 def _done(tracker: Tracker, work: Callable[[], None]) -> bool:
