@@ -25,7 +25,7 @@ from atlas_lm.cli.export import Opened, _last_measured, open_source
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.intact import write_facts
 from atlas_lm.training.lock import run_lock
-from tests.cli.test_verbs import ROOT, run_overrides, said
+from tests.cli.running import ROOT, run_overrides, said
 
 
 @pytest.fixture(scope="module")
@@ -293,13 +293,3 @@ def test_sigterm_while_the_index_is_built_or_the_model_saved_ends_well_too(
     assert (out / "model").is_dir()
     assert len(struck) == 2
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.slow
-def test_the_selftest_passes(tmp_path, capsys):
-    result = said(capsys, "selftest")
-    assert result["passed"]
-    assert [step["passed"] for step in result["steps"]] == [True] * 10
-    each = [step["seconds"] for step in result["steps"]]
-    assert min(each) > 0
-    assert result["seconds"] == pytest.approx(sum(each))

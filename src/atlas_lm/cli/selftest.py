@@ -29,6 +29,10 @@ STEPS = 40
 """Joint steps; the run is stopped half-way and resumed."""
 
 
+class StepError(Exception):
+    """A step did not do what it should; the message says what."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of the self-test, and how it went."""
@@ -53,15 +57,20 @@ class SelfTest:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
-        """Keep how long a step takes and what it says; an error ends the self-test."""
+        """Keep how long a step takes and what it says.
+
+        Raises:
+            StepError: the step raised an exception, of whatever kind; it is kept as failed.
+        """
         said: list[str] = []
         started = time.perf_counter()
         try:
             yield said
-        except AssertionError as error:
-            said.append(str(error))
+        except Exception as error:
+            is_ours = isinstance(error, StepError)
+            said.append(str(error) if is_ours else f"{type(error).__name__}: {error}")
             self.steps.append(Step(name, time.perf_counter() - started, False, " ".join(said)))
-            raise
+            raise StepError(said[-1]) from error
         self.steps.append(Step(name, time.perf_counter() - started, True, " ".join(said)))
         notice(f"  {name}: {' '.join(said)}")
 
@@ -78,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.out}: not empty; choose a new directory")
     with tempfile.TemporaryDirectory() as scratch:
         test = SelfTest(Path(args.out or scratch))
-        with contextlib.suppress(AssertionError):
+        with contextlib.suppress(StepError):
             end_to_end(test)
     seconds = sum(step.seconds for step in test.steps)
     if args.json:
@@ -93,7 +102,7 @@ def end_to_end(test: SelfTest) -> None:
     """Do every step in order.
 
     Raises:
-        AssertionError: one did not do what it should.
+        StepError: one did not do what it should.
     """
     from atlas_lm.cli.tiny import TinyRun
     from atlas_lm.data.tinymodels import tiny_reader, tiny_retriever
@@ -125,15 +134,15 @@ def end_to_end(test: SelfTest) -> None:
         for name in ("recall_at_1", "exact_match"):
             was, now = before[name]["mean"], after[name]["mean"]
             said.append(f"{name} {was:.2f} -> {now:.2f}")
-            assert now > was, f"{name} did not rise ({was:.2f} -> {now:.2f})"
+            _require(now > was, f"{name} did not rise ({was:.2f} -> {now:.2f})")
     with test.step("answer") as said:
         question = _verb("retrieve", *own, "--data", run.world / "test.jsonl", "--topk", 1,
                          "--limit", 1)["examples"][0]["id"]  # fmt: skip
         answered = _verb("answer", *own, question)
-        assert answered["passages"], "no passage behind the answer"
+        _require(answered["passages"], "no passage behind the answer")
         said.append(f"{len(answered['passages'])} passages behind {answered['answer']!r}")
     with test.step("inspect"):
-        assert _verb("inspect", both)["kind"] == "run"
+        _require(_verb("inspect", both)["kind"] == "run", "the run is not known as one")
     with test.step("export") as said:
         exported = _verb("export", both, "--out", run.out / "export")
         said.append(", ".join(exported["files"]))
@@ -153,7 +162,7 @@ def _train_both(test: SelfTest, run: Any) -> None:
     ]
     with test.step("train: both halves, index refreshed") as said:
         trained = _verb("train", "tinyworld", "--out", both, *words)
-        assert trained["finished"], "it did not finish"
+        _require(trained["finished"], "it did not finish")
         said.append(_curve(trained["metrics"], "retriever_loss"))
     with test.step("resume: the same weights again") as said:
         import shutil
@@ -167,7 +176,7 @@ def _train_both(test: SelfTest, run: Any) -> None:
         _verb("train", both / "recipe.toml", "--out", both, "--resume")
         again = load_file(model)
         same = all(bool((again[name] == whole[name]).all()) for name in whole)
-        assert same, "the resumed run has other weights than the one that was never stopped"
+        _require(same, "the resumed run has other weights than the one that was never stopped")
         said.append(f"bit for bit, from step {STEPS // 2}")
 
 
@@ -175,14 +184,14 @@ def _verb(*words: Any) -> dict[str, Any]:
     """Run a verb with ``--json``; return what it printed.
 
     Raises:
-        AssertionError: it failed.
+        StepError: it ended with another code than 0.
     """
     from atlas_lm.cli import main
 
     printed, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
         code = main([*map(str, words), "--json"])
-    assert code == 0, f"atlas-lm {words[0]} ended with {code}: {complained.getvalue().strip()}"
+    _require(code == 0, f"atlas-lm {words[0]} ended with {code}: {complained.getvalue().strip()}")
     result: dict[str, Any] = json.loads(printed.getvalue())
     return result
 
@@ -190,8 +199,15 @@ def _verb(*words: Any) -> dict[str, Any]:
 def _curve(metrics: str, name: str) -> str:
     rows = [json.loads(line) for line in Path(metrics).read_text("utf-8").splitlines()]
     values = [row[name] for row in rows if name in row]
-    assert values[-1] < values[0], f"{name} did not fall ({values[0]:.3f} -> {values[-1]:.3f})"
+    _require(values, f"{metrics}: no {name} was logged")
+    _require(values[-1] < values[0], f"{name} did not fall ({values[0]:.3f} -> {values[-1]:.3f})")
     return f"{name} {values[0]:.3f} -> {values[-1]:.3f}"
+
+
+def _require(condition: object, otherwise: str) -> None:
+    """Raise `StepError` with these words unless the condition is true."""
+    if not condition:
+        raise StepError(otherwise)
 
 
 def _show(test: SelfTest, seconds: float) -> None:
