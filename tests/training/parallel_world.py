@@ -202,6 +202,25 @@ def poison(atlas: Atlas, guilty: str) -> None:
     atlas.losses = poisoned
 
 
+def poisoned_run(rank: int, size: int, directory: Path, parallel: str):
+    """What is said, skipped and done by a run that one process has more examples in than another.
+
+    Each process looks for the guilty one among its own.
+    """
+    from atlas_lm.staleness import AlwaysFresh
+    from atlas_lm.training import Checkpoints, loop, new_state, train
+
+    said: list[str] = []
+    loop.warn = said.append
+    cfg = training(total_steps=2, bsz=3, accumulation_steps=1, parallel=parallel, dropout=0.1)
+    atlas = tiny_atlas(tied=False)
+    poison(atlas, next(Batches(questions(), cfg.bsz, cfg.seed)).ids[0])
+    state = new_state(atlas, questions(), cfg, freshness=AlwaysFresh())
+    checkpoints = Checkpoints(directory / "run")
+    done = train(state, cfg, checkpoints=checkpoints, log=lambda *_: None)
+    return [said, state.skipped, done.finished, [one.name for one in checkpoints.all()]]
+
+
 def cases(rank: int, size: int, directory: Path, names: tuple[str, ...], parallel: str):
     """What one process of several does: every case, one after the other."""
     return {name: case(name, parallel) for name in names}

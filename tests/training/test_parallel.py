@@ -9,7 +9,10 @@ import torch
 
 from atlas_lm.runtime.distributed import World
 from atlas_lm.training import Batches
+from atlas_lm.training.parallel import READER_METHODS, RETRIEVER_METHODS
+from atlas_lm.types import Generation
 from tests.index.sharded_worker import run_processes
+from tests.reader.causal_toys import toy_reader
 from tests.training import parallel_world
 from tests.training.parallel_world import (
     ADAPTERS,
@@ -18,7 +21,9 @@ from tests.training.parallel_world import (
     cases,
     gathered,
     low_precision,
+    poisoned_run,
     questions,
+    tiny_atlas,
     training,
 )
 
@@ -111,3 +116,46 @@ def test_shares_may_be_offloaded_and_computed_in_bfloat16(tmp_path):
         for one, other in zip(metrics, expected, strict=True):
             assert one["reader_loss"] == pytest.approx(other["reader_loss"], rel=0.02)
             assert one["grad_norm_reader"] == pytest.approx(other["grad_norm_reader"], rel=0.1)
+
+
+def test_a_sharded_run_looks_for_the_guilty_among_unequally_many_examples_and_goes_on(tmp_path):
+    guilty = next(Batches(questions(), 3, training().seed)).ids[0]
+    for said, skipped, finished, kept in run_processes(poisoned_run, 2, tmp_path, "fsdp"):
+        assert said == [f"step 1: loss is not finite, update skipped; examples: {guilty}"]
+        assert (skipped, finished, kept) == (1, True, ["step-00000002"])
+
+
+@pytest.mark.parametrize("kind", ["fid", "causal"])
+def test_no_method_that_gathers_shares_calls_another(monkeypatch, kind):
+    """FSDP would give the shares back, and gather them again as often as this process calls."""
+    atlas = tiny_atlas()
+    reader = atlas.reader if kind == "fid" else toy_reader()
+    running: list[str] = []
+
+    def alone(name, method):
+        def called(*args, **options):
+            assert not running
+            running.append(name)
+            try:
+                return method(*args, **options)
+            finally:
+                running.pop()
+
+        return called
+
+    for half, names in ((reader, READER_METHODS), (atlas.retriever, RETRIEVER_METHODS)):
+        for name in names:
+            monkeypatch.setattr(half, name, alone(name, getattr(half, name)))
+    query, passages, target = ["w1", "w2"], [atlas.store.all[:2]] * 2, ["w3", "w4"]
+    inputs = reader.collate(query, passages)
+    measure = frozenset({"passage_log_likelihood"})
+    reader.loss(inputs, target)
+    reader.signals(inputs, target, measure)
+    reader.score(inputs, target)
+    reader.score_each(inputs, [target, target])
+    reader.attention_share(inputs, reader.generate(inputs, Generation(max_new_tokens=2)))
+    for p in (0.0, 0.1):
+        reader.set_dropout(p)
+        reader.train().read(inputs, target, n_context=1, measure=measure)
+    atlas.retriever.score(query, passages)
+    atlas.retriever.embed_corpus(passages[0])

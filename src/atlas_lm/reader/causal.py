@@ -126,8 +126,7 @@ class CausalReader(nn.Module):
 
     def loss(self, inputs: CausalInputs, target: Sequence[str]) -> TokenLoss:
         """Return the cross-entropy of the targets, summed over their tokens, with gradient."""
-        rows = self._rows(inputs, target)
-        return TokenLoss(self._forward().loss(rows), int(rows.target.mask.sum()))
+        return self._loss(self._rows(inputs, target))
 
     def signals(
         self,
@@ -142,11 +141,7 @@ class CausalReader(nn.Module):
         ``logit_temperature`` divides the logits of both likelihoods. Attention mass is taken from
         the tokens that predict the target's (LSR: RA-DIT, REPLUG; ADist: Atlas, section 2.2).
         """
-        rows = self._rows(inputs, target)
-        with torch.no_grad(), evaluating(self):
-            forward = self._forward()
-            prefix = forward.cached_prefix() if measure else None
-            return measured(forward, rows, measure, temperature=logit_temperature, prefix=prefix)
+        return self._signals(self._rows(inputs, target), measure, logit_temperature)
 
     def read(
         self,
@@ -172,18 +167,14 @@ class CausalReader(nn.Module):
                 n_context=n_context,
                 temperature=logit_temperature,
             )
-        loss = self.loss(inputs.first(n_context), target)
+        loss = self._loss(self._rows(inputs.first(n_context), target))
         with phases("score"):
-            signals = self.signals(inputs, target, measure, logit_temperature=logit_temperature)
+            signals = self._signals(self._rows(inputs, target), measure, logit_temperature)
         return Reading(loss, signals)
 
     def score(self, inputs: CausalInputs, target: Sequence[str]) -> Float[Tensor, " bsz"]:
         """Return log p(target | query, passages), summed over tokens: eval mode, no gradient."""
-        rows = self._rows(inputs, target)
-        with torch.no_grad(), evaluating(self):
-            forward = self._forward()
-            prefix = forward.cached_prefix()
-            return forward.log_likelihood(rows, rows.all_passages(), prefix).sum((1, 2))
+        return self._score(self._rows(inputs, target))
 
     def attention_share(
         self, inputs: CausalInputs, generated: Sequence[Generated]
@@ -200,7 +191,7 @@ class CausalReader(nn.Module):
         self, inputs: CausalInputs, targets: Sequence[Sequence[str]]
     ) -> Float[Tensor, "n_targets bsz"]:
         """Return `score` for several batches of targets of the same queries and passages."""
-        return torch.stack([self.score(inputs, target) for target in targets])
+        return torch.stack([self._score(self._rows(inputs, target)) for target in targets])
 
     def generate(
         self,
@@ -251,6 +242,21 @@ class CausalReader(nn.Module):
                     raise cut_answer(target, self.settings.target_maxlength)
             self._answers = {targets: AllowedAnswers(map(self.wording.target, targets), targets)}
         return self._answers[targets]
+
+    def _loss(self, rows: Rows) -> TokenLoss:
+        return TokenLoss(self._forward().loss(rows), int(rows.target.mask.sum()))
+
+    def _signals(self, rows: Rows, measure: frozenset[Signal], temperature: float) -> ReaderSignals:
+        with torch.no_grad(), evaluating(self):
+            forward = self._forward()
+            prefix = forward.cached_prefix() if measure else None
+            return measured(forward, rows, measure, temperature=temperature, prefix=prefix)
+
+    def _score(self, rows: Rows) -> Float[Tensor, " bsz"]:
+        with torch.no_grad(), evaluating(self):
+            forward = self._forward()
+            prefix = forward.cached_prefix()
+            return forward.log_likelihood(rows, rows.all_passages(), prefix).sum((1, 2))
 
     def _rows(self, inputs: CausalInputs, target: Sequence[str]) -> Rows:
         targets = self.wording.targets(target).to(self.device)

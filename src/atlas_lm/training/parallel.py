@@ -45,8 +45,10 @@ Rest = TypeVar("Rest")
 Work = Callable[[], tuple[Tensor, Rest]]
 """Returns a loss, summed over this process's queries, and whatever else came of it."""
 
+# FSDP gives back what is gathered where one of these calls another, and the next to run must gather
+# it again with the other processes: none may call another.
 READER_METHODS = ("loss", "signals", "read", "score", "score_each", "generate", "attention_share")
-RETRIEVER_METHODS = ("score", "embed_queries", "embed_passages")
+RETRIEVER_METHODS = ("embed_queries", "embed_passages")
 
 
 class Parallel(Protocol):
