@@ -44,6 +44,18 @@ def test_log_prob_is_the_score_of_the_answer(beams: int, least: int) -> None:
         assert answer.log_prob == pytest.approx(score.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_settings_of_the_checkpoint_change_nothing(beams: int) -> None:
+    reader = tiny_reader()
+    inputs = reader.collate(QUERIES, PASSAGES)
+    generation = Generation(max_new_tokens=8, num_beams=beams)
+    expected = reader.generate(inputs, generation)
+    config = reader.model.generation_config
+    config.update(repetition_penalty=3.0, no_repeat_ngram_size=1, min_length=7)
+    assert reader.generate(inputs, generation) == expected
+    assert reader.model.generation_config is config
+
+
 def test_an_answer_stops_at_its_end_token() -> None:
     reader = tiny_reader()
     with torch.no_grad():

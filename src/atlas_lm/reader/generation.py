@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from transformers import GenerationConfig
 
 from atlas_lm.reader.constrained import Constraint
 from atlas_lm.reader.cross_attention import project, shared_attention
@@ -34,7 +36,7 @@ def generate_answers(
     if constraint is not None:
         keywords["prefix_allowed_tokens_fn"] = _allowed_tokens(constraint, model, skip)
     config = _stock_config(model, generation)
-    with shared_attention(model):
+    with shared_attention(model), _told_by_us_alone(model):
         output = model.generate(
             encoder_outputs=memory.encoder_outputs(len(packed.states)),
             attention_mask=packed.mask.long(),
@@ -72,10 +74,23 @@ def _allowed_tokens(
     return allowed
 
 
-def _stock_config(model: Any, generation: Generation) -> Any:
-    """Return what stock `generate` is told; nothing is taken from the checkpoint but token ids."""
-    from transformers import GenerationConfig
+@contextmanager
+def _told_by_us_alone(model: Any) -> Iterator[None]:
+    """Keep the checkpoint's generation settings out: stock `generate` fills in what it is not told.
 
+    A repetition penalty or a minimum length of a summarizer's would change answers, and the
+    log-probabilities of beams.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _stock_config(model: Any, generation: Generation) -> GenerationConfig:
+    """Return what stock `generate` is told; nothing is taken from the checkpoint but token ids."""
     return GenerationConfig(
         do_sample=False,
         num_beams=generation.num_beams,
@@ -121,7 +136,10 @@ def _token_log_probs(
 
 
 def _generated(
-    tokenizer: Any, config: Any, token_ids: list[int], scores: Float[Tensor, " new_tokens"]
+    tokenizer: Any,
+    config: GenerationConfig,
+    token_ids: list[int],
+    scores: Float[Tensor, " new_tokens"],
 ) -> Generated:
     """Cut the pads behind the end of an answer and decode it."""
     ends = config.eos_token_id
