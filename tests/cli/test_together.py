@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,7 @@ from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import DIM, make_fingerprint
 from tests.index.keeping import embed, write
 from tests.index.sharded_worker import run_processes
-
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+from tests.tinyworld.world import draw, open_run, questions
 
 
 def built(rank: int, size: int, directory: Path, fails: bool) -> list:
@@ -40,6 +40,8 @@ def built(rank: int, size: int, directory: Path, fails: bool) -> list:
     return [seen, said]
 
 
+@pytest.mark.multiprocess
+@pytest.mark.slow
 def test_processes_build_one_index_and_go_on_where_they_stopped(tmp_path):
     texts = {f"p{row}": f"text {row}" for row in range(21)}
     write(tmp_path / "corpus.jsonl", texts)
@@ -55,7 +57,25 @@ def test_processes_build_one_index_and_go_on_where_they_stopped(tmp_path):
     assert not list(tmp_path.glob("index.*"))
 
 
+@pytest.mark.multiprocess
+@pytest.mark.slow
 def test_more_processes_than_passages_build(tmp_path):
     write(tmp_path / "corpus.jsonl", {"p0": "alone"})
     run_processes(built, 2, tmp_path, False)
     assert len(FlatIndex.load(tmp_path / "index")) == 1
+
+
+def test_a_process_may_have_none_of_its_own_gold_passages_in_the_corpus(tmp_path, monkeypatch):
+    tiny = draw(tmp_path)
+    atlas, _ = open_run(tiny)
+    found, lost = (
+        replace(example, gold_passage_ids=frozenset({id}))
+        for example, id in zip(questions(tiny, atlas)[:2], (atlas.store[0].id, "gone"), strict=True)
+    )
+    monkeypatch.setattr(together.distributed, "gather_json", lambda value: [value])
+    for rank in range(2):
+        world = SimpleNamespace(rank=rank, size=2, is_main=rank == 0)
+        monkeypatch.setattr(together.distributed, "world", lambda world=world: world)
+        assert "gold_mrr" in together.measure_together(atlas, [found, lost], ks=(1,))
+        with pytest.raises(InputError, match="'gone'"):
+            together.measure_together(atlas, [lost, lost], ks=(1,))

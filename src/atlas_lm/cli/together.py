@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 
 from atlas_lm.evaluation import measure
+from atlas_lm.evaluation.gold import check_gold
+from atlas_lm.evaluation.measure import measure_part
 from atlas_lm.index import FlatIndex, PassageFiles
-from atlas_lm.index.build import Partial
+from atlas_lm.index.build import PASSAGES_AT_A_TIME, Partial
 from atlas_lm.index.shares import gather_vectors
 from atlas_lm.index.storage import map_rows
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime import distributed, logs
 from atlas_lm.types import Example
-
-PASSAGES_AT_A_TIME = 4096
-"""Passages handed to the encoder at once; the work lost by a kill."""
 
 
 @contextmanager
@@ -48,12 +47,16 @@ def measure_together(
 
     All ask as many batches, for they search together: where the examples do not divide evenly,
     some are asked twice and counted once.
+
+    Raises:
+        InputError: as `measure`, of all examples, on every process.
     """
     world = distributed.world()
     if world.size == 1:
         return measure(atlas, examples, ks=ks).metrics.means()
     asked = range(world.rank, -(-len(examples) // world.size) * world.size, world.size)
-    records = measure(atlas, [examples[n % len(examples)] for n in asked], ks=ks).records
+    check_gold(atlas, examples)
+    records = measure_part(atlas, [examples[n % len(examples)] for n in asked], ks=ks).records
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for place, record in zip(asked, records, strict=True):
         for name, value in record.metrics.items() if place < len(examples) else ():

@@ -33,8 +33,23 @@ def measure(
     Raises:
         InputError: as `Atlas.retrieve` and `check_gold` do.
     """
-    depth = _depth(atlas, ks)
     check_gold(atlas, examples)
+    return measure_part(atlas, examples, ks=ks, answers=answers, bsz=bsz)
+
+
+def measure_part(
+    atlas: Atlas,
+    examples: Sequence[Example],
+    *,
+    ks: Sequence[int],
+    answers: bool = True,
+    bsz: int = 8,
+) -> Evaluation:
+    """Return the same as `measure` of a part of some examples, all of which `check_gold` has seen.
+
+    A part alone may well have none of its gold passages in a corpus that has others'.
+    """
+    depth = _depth(atlas, ks)
 
     def answer(batch: Batch) -> tuple[list[Generated] | None, Retrieved | None]:
         retrieved = atlas.retrieve(batch, depth)
