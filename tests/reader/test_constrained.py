@@ -159,6 +159,18 @@ def test_a_decoder_only_reader_writes_what_is_allowed(num_beams):
     assert torch.allclose(scores[0], scores[1])
 
 
+@pytest.mark.parametrize("num_beams", [1, 2])
+@pytest.mark.parametrize("kind", ["fid", "causal"])
+def test_an_allowed_answer_may_be_shorter_than_others_must_be(fid, kind, num_beams):
+    reader = fid if kind == "fid" else toy_reader()
+    generation = Generation(max_new_tokens=9, min_new_tokens=9, num_beams=num_beams)
+    plain = replace(generation, min_new_tokens=0)
+    inputs, allowed = inputs_of(reader), [("red", "blue"), ("sea", "sky")]
+    answers = reader.generate(inputs, generation, allowed=allowed)
+    assert answers == reader.generate(inputs, plain, allowed=allowed)
+    assert all(answer.text in given for answer, given in zip(answers, allowed, strict=True))
+
+
 def test_a_decoder_only_reader_continues_a_prompt():
     reader = toy_reader()
     inputs = reader.collate(["who"], [[Passage("1", "a b")]])

@@ -93,9 +93,10 @@ class Constraint:
         """What of each query's answer its prompt has written already."""
 
     def bounded(self, generation: Generation) -> Generation:
-        """Return ``generation`` with room for every answer: none is cut to what is not allowed."""
+        """Return ``generation`` with room for every answer, and none too short to be written."""
         longest = max((answers.longest for answers in self._answers), default=0)
-        return replace(generation, max_new_tokens=max(generation.max_new_tokens, longest))
+        most = max(generation.max_new_tokens, longest)
+        return replace(generation, max_new_tokens=most, min_new_tokens=0)
 
     def following(self, query: int, written: Sequence[int]) -> list[int]:
         """Return the tokens that may follow what was written for a query behind its prompt."""
