@@ -51,7 +51,8 @@ from atlas_lm.types import Passage
 
 STATE = "state.json"
 VECTORS = "embeddings.bin"
-
+PASSAGES_AT_A_TIME = 4096
+"""Passages handed to the encoder at once: enough to sort by length; the work lost by a kill."""
 
 Embed = Callable[[Sequence[Passage]], Float[Tensor, "n dim"]]
 """Passages to vectors: eval mode, no gradient."""
@@ -66,7 +67,7 @@ def build(
     dtype: torch.dtype = torch.float16,
     settings: IndexSettings | None = None,
     step: int = 0,
-    passages_at_a_time: int = 4096,
+    passages_at_a_time: int = PASSAGES_AT_A_TIME,
     copy_passages: bool = False,
 ) -> Index:
     """Embed every passage and write the index to ``out``; return it, mapped.
@@ -127,7 +128,7 @@ def build_claimed(
     fingerprint: Fingerprint,
     settings: IndexSettings,
     step: int,
-    passages_at_a_time: int = 4096,
+    passages_at_a_time: int = PASSAGES_AT_A_TIME,
     copy_passages: bool,
 ) -> None:
     """Do what `build` does in a directory that this process is already the writer of."""

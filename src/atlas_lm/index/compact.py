@@ -21,7 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atlas_lm.index.build import Embed, Partial
+from atlas_lm.index.build import PASSAGES_AT_A_TIME, Embed, Partial
 from atlas_lm.index.coded import Facts
 from atlas_lm.index.copies import append_lines
 from atlas_lm.index.corpus import deleted_rows, open_corpus
@@ -46,8 +46,6 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path
 
 ROWS_AT_A_TIME = 65_536
-PASSAGES_AT_A_TIME = 4096
-"""Passages handed to the encoder at once; the work lost by a kill."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atlas_lm.index.build import Embed, build_claimed, vectors_alone
+from atlas_lm.index.build import PASSAGES_AT_A_TIME, Embed, build_claimed, vectors_alone
 from atlas_lm.index.corpus import deleted_rows, open_corpus
 from atlas_lm.index.directory import disk_full_explained, remove_unnamed, writing
 from atlas_lm.index.files import Fingerprint, Manifest, read_manifest, rewrite_manifest
@@ -53,7 +53,7 @@ def add(
     fingerprint: Fingerprint,
     replace: bool = False,
     copy_passages: bool | None = None,
-    passages_at_a_time: int = 4096,
+    passages_at_a_time: int = PASSAGES_AT_A_TIME,
 ) -> Change:
     """Embed new passages and make them part of the index.
 
@@ -106,7 +106,7 @@ def update(
     *,
     fingerprint: Fingerprint,
     copy_passages: bool | None = None,
-    passages_at_a_time: int = 4096,
+    passages_at_a_time: int = PASSAGES_AT_A_TIME,
 ) -> Change:
     """Put passages in the place of those with their ids; add those whose id is new. See `add`."""
     return add(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from atlas_lm.index.build import PASSAGES_AT_A_TIME
 from atlas_lm.index.codes import PACKED_SHARE, packed_bytes
 from atlas_lm.index.size import ROW_OF_STORE, WIDTH, IndexSize
 from atlas_lm.planning import work
@@ -23,8 +24,6 @@ PROCESS_BYTES = 450_000_000
 ALLOCATOR_SLACK = 0.25
 """Share of a training step's tensors by which a process outgrows them on CPU: freed blocks that the
 C library keeps. Measured: 0.2 to 0.33."""
-PASSAGES_AT_A_TIME = 4096
-"""Passages that a build or refresh holds at once; see `index.build`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ JOB, LOG, LOCK = "job.json", "process.log", "lock"
 RETRIEVER, INDEX = "retriever", "index"
 ORPHANED = 3
 """Exit code of a process whose training process is gone."""
-PASSAGES_AT_A_TIME = 1024
+PASSAGES_BETWEEN_LOOKS = 1024
 """Passages between two looks at whether the training process is still there."""
 
 
@@ -189,7 +189,7 @@ def _run(directory: Path, job: Mapping[str, Any]) -> None:
         fingerprint=fingerprint,
         dtype=getattr(torch, job["dtype"]),
         step=job["step"],
-        passages_at_a_time=PASSAGES_AT_A_TIME,
+        passages_at_a_time=PASSAGES_BETWEEN_LOOKS,
     )
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from atlas_lm.index.build import PASSAGES_AT_A_TIME, Embed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import track
 from atlas_lm.types import Passage
-
-PASSAGES_AT_A_TIME = 4096
-"""Passages handed to the encoder at once: enough to sort by length, little enough to hold."""
-
-Embed = Callable[[Sequence[Passage]], Float[Tensor, "n dim"]]
-"""Passages to embeddings: eval mode, no gradient, such as `BiEncoder.embed_corpus`."""
 
 
 class Corpus(Protocol):
