@@ -115,6 +115,21 @@ def test_a_second_run_and_a_changed_recipe_are_refused(bert, files, tmp_path, ca
     assert "resume: fit was" in capsys.readouterr().err
 
 
+def test_other_data_of_the_same_size_is_refused(bert, files, tmp_path, capsys):
+    options = [*FIT, *LENGTHS, f'encoder.path="{bert}"', f'data="{files["questions"]}"']
+    options.append(f'passages=["{files["wiki"]}"]')
+    trained(capsys, "dpr", tmp_path / "run", *options)
+    command = ["train", "dpr", "--out", str(tmp_path / "run"), *options, "--resume"]
+    for changed in (files["questions"], files["wiki"]):
+        kept = changed.read_text()
+        first, *rest = kept.splitlines(keepends=True)
+        changed.write_text("".join([*rest, first]))
+        assert main(command) == 2
+        assert "resume: data was" in capsys.readouterr().err
+        changed.write_text(kept)
+    assert main(command) == 0
+
+
 def test_a_recipe_held_in_memory_says_how_it_could_be_resumed(tmp_path, capsys):
     assert main(["train", "contriever_nano", "--out", str(tmp_path / "run"), "--resume"]) == 2
     assert 'order="stream"' in capsys.readouterr().err

@@ -39,7 +39,7 @@ from atlas_lm.retriever.supervised import SupervisedLearner
 from atlas_lm.retriever.supervised_data import JudgedQuestions, QuestionSampler
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.files import write_json
+from atlas_lm.runtime.files import sha256_file, write_json
 from atlas_lm.runtime.logs import notice
 from atlas_lm.runtime.settings import cache_dir
 from atlas_lm.runtime.structure import unstructure
@@ -125,7 +125,8 @@ def supervised_learner(
     fit, options = config.fit, config.supervised
     sampler = QuestionSampler(questions, fit.batch_size, options.hard_negatives, fit.seed)
     learner = SupervisedLearner(retriever, sampler, options, batch_tokens=fit.batch_tokens)
-    return learner, {"questions": len(questions), "data": questions.path.stat().st_size}
+    data = [sha256_file(questions.path), store.fingerprint if store else ""]
+    return learner, {"questions": len(questions), "data": data}
 
 
 def start_encoder(
