@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -121,18 +122,38 @@ def refreshed(state, step):
     live.renew(range(len(live)), step)
 
 
-def test_a_refreshed_index_is_written_once_and_linked_after(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep_last=3)
+@pytest.mark.parametrize(("keep_last", "files"), [(1, "aaaab"), (2, "ababc"), (5, "ababc")])
+def test_a_refreshed_index_is_linked_but_between_neighbours(tmp_path, keep_last, files):
+    checkpoints = Checkpoints(tmp_path, keep_last=keep_last)
     state = state_at(1)
     refreshed(state, 1)
-    paths = []
-    for step in (1, 2, 3):
+    inodes, kept = [], []
+    for step in range(1, 6):
         state.step = step
-        if step == 3:
-            refreshed(state, 3)
-        paths.append(checkpoints.save(state) / "index.safetensors")
-    inodes = [path.stat().st_ino for path in paths]
-    assert inodes[0] == inodes[1] != inodes[2]
+        if step == 5:
+            refreshed(state, 5)
+        path = checkpoints.save(state) / "index.safetensors"
+        kept.append(path.open("rb"))  # so that no number is given anew
+        inodes.append(path.stat().st_ino)
+    for file in kept:
+        file.close()
+    assert [inodes.index(inode) for inode in inodes] == [files.index(file) for file in files]
+
+
+def test_a_damaged_index_leaves_the_checkpoint_before_it_whole(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, keep_last=2)
+    state = state_at(1)
+    refreshed(state, 1)
+    for step in (1, 2, 3, 4):
+        state.step = step
+        newest = checkpoints.save(state)
+    with (newest / "index.safetensors").open("r+b") as file:  # in place: whatever is linked has it
+        file.seek(-9, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-9, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
+    assert Checkpoints(tmp_path).load(state_at(9)).name == "step-00000003"
+    assert "step-00000004/index.safetensors" in " ".join(capsys.readouterr().err.split())
 
 
 def test_vectors_that_are_linked_are_not_asked_for(tmp_path, monkeypatch):
@@ -141,13 +162,15 @@ def test_vectors_that_are_linked_are_not_asked_for(tmp_path, monkeypatch):
     state = state_at(1)
     refreshed(state, 1)
     checkpoints.save(state)
+    state.step = 2
+    checkpoints.save(state)
     live = state.freshness._live
     vectors = live.local.embeddings.clone()
     monkeypatch.setattr(live, "tensors", pytest.fail)
-    state.step = 2
+    state.step = 3
     path = checkpoints.save(state)
     assert torch.equal(load_file(path / "index.safetensors")["embeddings"], vectors)
-    state.step = 3
+    state.step = 4
     checkpoints.save(state, wait=False)
     checkpoints.finish()
     state = state_at(9)

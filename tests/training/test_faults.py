@@ -23,7 +23,9 @@ def damage(file):
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "index.safetensors", "state.json"]
+)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_it(tmp_path, capsys, name):
     cfg = config(save_every=2, keep_last=3)
     whole = run(tmp_path / "whole", cfg)

@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import threading
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Checkpoints:
         self.path = Path(path)
         self.config = dict(config or {})
         self.keep_last = keep_last
-        self._index_file: tuple[int, Path, str] | None = None
+        self._index_files: deque[tuple[int, Path, str]] = deque(maxlen=min(max(keep_last, 1), 2))
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
         self._swept = False
@@ -232,7 +233,7 @@ class Checkpoints:
                         link(linked, target)
                     else:
                         save_file(contiguous(tensors), target)
-                known = {linked.name: self._index_file[2]} if linked and self._index_file else {}
+                known = {linked.name: self._index_files[0][2]} if linked else {}
                 facts = {
                     "format_version": FORMAT_VERSION,
                     **snapshot.facts,
@@ -265,15 +266,20 @@ class Checkpoints:
         return path
 
     def _note_index(self, version: int, path: Path, digests: Mapping[str, str]) -> None:
-        """Remember the file of the index's vectors: the next checkpoint may link it."""
+        """Remember the file of the index's vectors: a later checkpoint may link it."""
         if (name := "index.safetensors") in digests:
-            self._index_file = (version, path / name, digests[name])
+            self._index_files.append((version, path / name, digests[name]))
 
     def _linkable_index(self, version: int) -> Path | None:
-        """Return an index file written earlier with these very vectors: big files are linked."""
-        if self._index_file is None or self._index_file[0] != version:
+        """Return an index file with these very vectors to link, for it is big.
+
+        It is that of the checkpoint before the last: neighbours share none, so that damage to a
+        file leaves the checkpoint before it whole. Where one alone is kept, it is the last's.
+        """
+        if len(self._index_files) < (self._index_files.maxlen or 0):
             return None
-        return self._index_file[1] if self._index_file[1].is_file() else None
+        known_version, file, _ = self._index_files[0]
+        return file if known_version == version and file.is_file() else None
 
 
 def known_best(checkpoint: Path) -> dict[str, Any] | None:
