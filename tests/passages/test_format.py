@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from atlas_lm.passages.format import PassageFormat, format_passage
+from atlas_lm.passages.format import format_passage
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Passage
 
@@ -30,19 +30,19 @@ BARE = Passage("2", "It is  round.")
 )
 def test_format(template, full, bare):
     assert format_passage(template, FULL) == full
-    assert PassageFormat(template=template)(BARE) == bare
+    assert format_passage(template, BARE) == bare
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{titel}", "unknown field {titel} \\(did you mean 'title'"),
+        ("{titel}", "unknown field 'titel' \\(did you mean 'title'"),
         ("{text!r}", "without format codes"),
         ("{text:>9}", "without format codes"),
-        ("{text", "literal brace"),
+        ("{text", "plain brace twice"),
         ("{}", "unknown field"),
     ],
 )
 def test_bad_template(template, message):
     with pytest.raises(InputError, match=message):
-        PassageFormat(template=template)
+        format_passage(template, BARE)

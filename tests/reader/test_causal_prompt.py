@@ -59,3 +59,9 @@ def test_first_keeps_the_best_passages():
 def test_a_query_without_any_token_is_refused():
     with pytest.raises(InputError, match="empty"):
         wording(query_format="{query}").query("")
+
+
+def test_a_passage_format_without_the_text_or_with_codes_is_refused_at_once():
+    for template in ("{title}", "{text!r}"):
+        with pytest.raises(InputError, match="passage_format"):
+            CausalSettings(passage_format=template)

@@ -32,9 +32,10 @@ def test_option_names() -> None:
         ({"similarity": "l2"}, "similarity='l2' is not one of dot, cosine"),
         ({"query_maxlength": 2}, "query_maxlength=2: allow at least 3"),
         ({"passage_template": "{title}"}, r"does not contain \{text\}"),
-        ({"passage_template": "{titel} {text}"}, "unknown field 'titel'; known: section, text"),
+        ({"passage_template": "{titel} {text}"}, "'titel'.*known: {title}, {text}, {section}"),
         ({"query_template": "query"}, r"does not contain \{query\}"),
-        ({"passage_template": "{text"}, "write fields as"),
+        ({"passage_template": "{text"}, "write a field as"),
+        ({"passage_template": "{text!r}"}, "without format codes"),
     ],
 )
 def test_wrong_values_are_refused_with_the_remedy(changed: dict[str, object], message: str) -> None:
@@ -64,5 +65,7 @@ def test_braces_in_a_query_are_text() -> None:
         pooling="mean", similarity="dot", query_prompt="query: ", query_template="ask {query}!"
     )
     assert settings.query_text("{title} {") == "query: ask {title} {!"
+    braced = dataclasses.replace(settings, query_template="{{{query}}}")
+    assert braced.query_text("who") == "query: {who}"
     assert settings.unit_length is False
     assert dataclasses.replace(settings, similarity="cosine").unit_length is True

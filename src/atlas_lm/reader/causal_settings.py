@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from atlas_lm.passages.format import FIELDS
 from atlas_lm.reader.settings import SETTINGS_FILE
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.structure import structure, unstructure
+from atlas_lm.runtime.templates import template_pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class CausalSettings:
             raise InputError(f"reading={self.reading!r} must be one_prompt or fused")
         if self.trainable_layers is not None and self.trainable_layers < 1:
             raise InputError(f"trainable_layers={self.trainable_layers} must be at least 1")
+        template_pieces(self.passage_format, FIELDS, option="passage_format", needs=("text",))
         for name, field in (("query_format", "query"), ("target_format", "target")):
             if getattr(self, name).count(f"{{{field}}}") != 1:
                 raise InputError(f"{name}={getattr(self, name)!r} must hold {{{field}}} once")

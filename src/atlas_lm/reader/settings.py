@@ -9,6 +9,7 @@ from typing import Literal
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_table, write_json
 from atlas_lm.runtime.structure import structure
+from atlas_lm.runtime.templates import template_pieces
 
 SETTINGS_FILE = "reader.json"
 """The settings' file in a reader's directory."""
@@ -37,8 +38,12 @@ class ReaderSettings:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
         if self.kind != "fid":
             raise InputError(f"kind={self.kind!r} must be fid for a Fusion-in-Decoder reader")
-        _check_format("encoder_format", self.encoder_format, {"query", "title", "text"})
-        _check_format("encoder_format_untitled", self.encoder_format_untitled, {"query", "text"})
+        needs = ("query", "text")
+        for name, known in {
+            "encoder_format": ("query", "title", "text"),
+            "encoder_format_untitled": needs,
+        }.items():
+            template_pieces(getattr(self, name), known, option=name, needs=needs)
 
     def save(self, path: str | Path) -> None:
         """Write the settings to ``reader.json`` in the directory ``path``."""
@@ -53,11 +58,3 @@ class ReaderSettings:
         """
         file = Path(path) / SETTINGS_FILE
         return structure(read_table(file, what="a reader's settings"), cls, place=str(file))
-
-
-def _check_format(name: str, template: str, known: set[str]) -> None:
-    try:
-        template.format(**dict.fromkeys(known, ""))
-    except (KeyError, IndexError, ValueError) as error:
-        listed = ", ".join(f"{{{field}}}" for field in sorted(known))
-        raise InputError(f"{name}={template!r}: {error!r}; the fields are {listed}") from error

@@ -6,13 +6,14 @@ files of sentence-transformers, or given by the user.
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from atlas_lm.passages.format import FIELDS
 from atlas_lm.runtime.errors import InputError, did_you_mean
 from atlas_lm.runtime.structure import structure
+from atlas_lm.runtime.templates import template_pieces
 
 Pooling = Literal["mean", "cls", "last", "sqrt"]
 """How token vectors become one vector; see `atlas_lm.retriever.pooling`."""
@@ -50,9 +51,8 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         _check_choice("pooling", self.pooling, get_args(Pooling))
         _check_choice("similarity", self.similarity, get_args(Similarity))
-        _check_template("query_template", self.query_template, {"query"}, needs="query")
-        fields = {"title", "text", "section"}
-        _check_template("passage_template", self.passage_template, fields, needs="text")
+        template_pieces(self.query_template, ("query",), option="query_template", needs=("query",))
+        template_pieces(self.passage_template, FIELDS, option="passage_template", needs=("text",))
         for name in ("query_maxlength", "passage_maxlength"):
             if getattr(self, name) < 3:
                 raise InputError(f"{name}={getattr(self, name)}: allow at least 3 tokens")
@@ -64,7 +64,7 @@ class EncoderSettings:
 
     def query_text(self, query: str) -> str:
         """Return the text that is embedded for a query."""
-        return self.cased(self.query_prompt + self.query_template.replace("{query}", query))
+        return self.cased(self.query_prompt + self.query_template.format(query=query))
 
     def cased(self, text: str) -> str:
         """Return ``text`` in the case the tokenizer is to see."""
@@ -103,19 +103,3 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(
             f"{name}={value!r} is not one of {', '.join(known)}{did_you_mean(str(value), known)}"
         )
-
-
-def _check_template(name: str, template: str, known: set[str], *, needs: str) -> None:
-    try:
-        fields = {
-            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
-        }
-    except ValueError as error:
-        raise InputError(f"{name}={template!r}: {error}; write fields as {{{needs}}}") from error
-    if unknown := fields - known:
-        raise InputError(
-            f"{name}={template!r}: unknown field {min(unknown)!r}; "
-            f"known: {', '.join(sorted(known))}"
-        )
-    if needs not in fields:
-        raise InputError(f"{name}={template!r} does not contain {{{needs}}}")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from atlas_lm.runtime.errors import InputError, did_you_mean
+from atlas_lm.runtime.templates import template_pieces
 from atlas_lm.tasks.settings import ChoiceConfig, PretextConfig
 from atlas_lm.types import Example
 
@@ -122,8 +122,8 @@ class TemplatedTask(Task):
         own = self.templates["fid"]
         self.query_wording = _first(config.query_template, own.query) or ""
         self.target_wording = _first(config.target_template, own.target) or ""
-        check_template(self.query_wording, self.query_fields, option="query_template")
-        check_template(self.target_wording, self.target_fields, option="target_template")
+        template_pieces(self.query_wording, self.query_fields, option="query_template")
+        template_pieces(self.target_wording, self.target_fields, option="target_template")
 
     @classmethod
     def worded(cls, config: TaskConfig, reader: ReaderKind) -> TaskConfig:
@@ -152,25 +152,6 @@ def with_wording(
             target_template=_first(config.target_template, keep.target_template),
         )
     return task.worded(config, reader)
-
-
-def check_template(template: str, fields: Collection[str], *, option: str) -> None:
-    """Refuse a template that names a field the task does not have.
-
-    Raises:
-        InputError: the template is malformed, or names an unknown field.
-    """
-    known = ", ".join(f"{{{name}}}" for name in fields)
-    try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as error:
-        raise InputError(
-            f"{option} {template!r}: {error}; write a field as {known} and a plain brace twice"
-        ) from error
-    for name in names:
-        if name not in fields:
-            hint = did_you_mean(name, fields)
-            raise InputError(f"{option} {template!r}: unknown field {name!r}{hint}; known: {known}")
 
 
 def _first(value: str | None, otherwise: str | None) -> str | None:
