@@ -124,6 +124,8 @@ def test_recall_and_mrr_by_hand():
     assert [recall_at_k(ranked, k) for k in (1, 2, 3, 9)] == [0, 0, 1, 1]
     assert mrr(ranked) == pytest.approx(1 / 3)
     assert mrr([False]) == mrr([]) == 0
+    assert mrr([False] * 19 + [True]) == 1 / 20
+    assert mrr([False] * 20 + [True]) == 0
 
 
 def test_gold_recall_is_a_share():

@@ -58,7 +58,7 @@ def test_known_series_share_a_chart_and_the_rest_is_kept():
 def test_the_same_metric_of_two_sets_is_told_apart():
     row = {"step": 1, "dev": {"mrr": 0.1}, "test": {"mrr": 0.2}}
     main, _ = panels([row])
-    assert list(main[0].series) == ["MRR (dev)", "MRR (test)"]
+    assert list(main[0].series) == ["MRR@20 (dev)", "MRR@20 (test)"]
 
 
 def test_charts_of_one_point_and_of_many():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from atlas_lm.evaluation.choices import choose
 from atlas_lm.evaluation.evaluate import DEFAULT_KS, Evaluation, evaluate
 from atlas_lm.evaluation.gold import check_gold
+from atlas_lm.evaluation.metrics import MRR_DEPTH
 from atlas_lm.evaluation.records import AnswerRecord
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.logs import warn
@@ -26,7 +27,8 @@ def measure(
     Args:
         atlas: The model, its index open where it retrieves.
         examples: Questions with answers or gold passages.
-        ks: Depths of recall; the deepest, as far as the index goes, is what is retrieved.
+        ks: Depths of recall. As far as the index goes, as many passages are retrieved as the
+            deepest of them and the reciprocal rank (`MRR_DEPTH`) look at.
         answers: Whether answers are written too; retrieval alone is much cheaper.
         bsz: Questions at a time.
 
@@ -91,4 +93,4 @@ def _depth(atlas: Atlas, ks: Sequence[int]) -> int:
     n_context = atlas.config.context.n_context
     if atlas.config.context.passages_from != "index" or atlas.index is None:
         return n_context
-    return max(n_context, min(max(ks), atlas.n_findable))
+    return max(n_context, min(max(MRR_DEPTH, *ks), atlas.n_findable))

@@ -15,6 +15,9 @@ from typing import Any
 
 from atlas_lm.runtime.normalization import normalize_answer
 
+MRR_DEPTH = 20
+"""Passages in which `mrr` looks for a relevant one."""
+
 _WORD = re.compile(r"[^\W_]+")
 _CHUNK = re.compile(r"\S+")
 
@@ -118,8 +121,12 @@ def gold_recall_at_k(passage_ids: Sequence[str], gold: Collection[str], k: int) 
 
 
 def mrr(relevant: Sequence[bool]) -> float:
-    """Return 1 / rank of the first relevant passage, counted from 1; 0 where there is none."""
-    return next((1 / rank for rank, hit in enumerate(relevant, start=1) if hit), 0.0)
+    """Return 1 / rank of the first relevant passage, from 1; 0 where the first 20 have none.
+
+    Passages beyond `MRR_DEPTH` count for nothing, so that figures of deeper searches compare.
+    """
+    best = relevant[:MRR_DEPTH]
+    return next((1 / rank for rank, hit in enumerate(best, start=1) if hit), 0.0)
 
 
 def _best(score: Callable[[str, str], float], prediction: str, answers: Sequence[str]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from atlas_lm.evaluation.bootstrap import Comparison, Estimate
+from atlas_lm.evaluation.metrics import MRR_DEPTH
 from atlas_lm.evaluation.records import Metrics
 from atlas_lm.runtime.logs import verbatim
 
@@ -15,8 +16,8 @@ _NAMES = {
     "exact_match": "exact match",
     "f1": "F1",
     "rouge_l": "ROUGE-L",
-    "mrr": "MRR",
-    "gold_mrr": "MRR, gold passages",
+    "mrr": f"MRR@{MRR_DEPTH}",
+    "gold_mrr": f"MRR@{MRR_DEPTH}, gold passages",
     "debiased_accuracy": "accuracy, de-biased",
     "leaked": "leak rate",
     "r_precision": "R-precision, pages",
