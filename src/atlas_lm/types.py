@@ -155,10 +155,23 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Integer tokens and their mask (True where a token is real). Pads are on the right."""
+    """Integer tokens and their mask (True where a token is real).
+
+    Pads are on the right, but for `reader.generation.left_padded`, whose prompts go on at the end.
+    """
 
     ids: Int64[Tensor, "... length"]
     mask: Bool[Tensor, "... length"]
+
+    @classmethod
+    def padded(cls, rows: Sequence[Sequence[int]], pad_id: int = 0) -> Tokens:
+        """Return ragged rows as one block ``[rows length]``, padded to the longest; 0 0 of none."""
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        longest = max(map(len, rows), default=0)
+        mask: Tensor = torch.arange(longest) < lengths[:, None]
+        ids = torch.full(mask.shape, pad_id, dtype=torch.int64)
+        ids[mask] = torch.tensor([token for row in rows for token in row], dtype=torch.int64)
+        return cls(ids, mask)
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the same tokens on ``device``."""

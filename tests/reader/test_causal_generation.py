@@ -5,7 +5,7 @@ import torch
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
 from atlas_lm.reader.causal_generation import beam_search
-from atlas_lm.types import Generation
+from atlas_lm.types import Generation, Tokens
 
 from .causal_toys import PASSAGES, QUERY, byte_tokenizer, tiny_llama, toy_reader
 
@@ -111,6 +111,4 @@ def test_beams_do_not_fill_up_with_one_answer_under_several_ends(n_ends):
 
 
 def _tokens(ids):
-    from atlas_lm.reader.causal_prompt import pad
-
-    return pad([ids])
+    return Tokens.padded([ids])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from atlas_lm.retriever.tokenization import batches_by_length, pad, tokenize
+from atlas_lm.retriever.tokenization import batches_by_length, tokenize
 from tests.parity.golden import bert_tokenizer
 
 
@@ -39,9 +39,3 @@ def test_a_ragged_batch_is_split_once_it_is_not_small() -> None:
     # Budget 800: [100, 100] has 200 tokens, more than an eighth, and 10 is under 4/5 of 100.
     assert list(batches_by_length([100, 10, 100, 90], 800)) == [[0, 2, 3], [1]]
     assert list(batches_by_length([50, 10], 800)) == [[0, 1]]
-
-
-def test_pads_are_on_the_right() -> None:
-    tokens = pad([[7, 8, 9], [5]], pad_id=0)
-    assert tokens.ids.tolist() == [[7, 8, 9], [5, 0, 0]]
-    assert tokens.mask.tolist() == [[True, True, True], [True, False, False]]

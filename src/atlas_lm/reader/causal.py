@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from atlas_lm.reader import causal_attention, causal_loading
 from atlas_lm.reader.causal_forward import CausalForward, Rows
 from atlas_lm.reader.causal_generation import beam_search, greedy
-from atlas_lm.reader.causal_prompt import CausalInputs, Wording, pad
+from atlas_lm.reader.causal_prompt import CausalInputs, Wording
 from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
@@ -42,6 +42,7 @@ from atlas_lm.types import (
     Reading,
     Signal,
     TokenLoss,
+    Tokens,
 )
 
 __all__ = ["CausalInputs", "CausalReader", "CausalSettings"]
@@ -180,7 +181,7 @@ class CausalReader(nn.Module):
         self, inputs: CausalInputs, generated: Sequence[Generated]
     ) -> Float[Tensor, "bsz n_context"]:
         """Return how the attention mass of generated answers is shared out among the passages."""
-        tokens = pad([answer.token_ids for answer in generated]).to(self.device)
+        tokens = Tokens.padded([answer.token_ids for answer in generated]).to(self.device)
         rows = Rows(inputs.passages, inputs.query, tokens)
         with torch.no_grad(), evaluating(self):
             forward = self._forward()
@@ -215,7 +216,8 @@ class CausalReader(nn.Module):
         if allowed is not None:
             constraint = Constraint([self._allowed(tuple(each)) for each in allowed], prompts)
             generation = constraint.bounded(generation)
-        rows = Rows(inputs.passages, inputs.query, pad([[0]] * len(inputs)).to(self.device))
+        unwritten = Tokens.padded([[0]] * len(inputs)).to(self.device)
+        rows = Rows(inputs.passages, inputs.query, unwritten)
         ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
         search = greedy if generation.num_beams == 1 else beam_search
         with torch.no_grad(), evaluating(self):

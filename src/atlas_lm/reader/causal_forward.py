@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from atlas_lm.reader.causal_attention import PassageRecorder, additive_mask
 from atlas_lm.reader.causal_generation import Step
 from atlas_lm.reader.causal_layout import PAD, Layout, lay_out
+from atlas_lm.reader.likelihood import labels_of, token_log_likelihood
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Tokens
 
@@ -161,7 +162,7 @@ class CausalForward:
         for run in self.runs(rows):
             part = rows.select(run)
             logits = self.logits(self.lay_out(part, part.all_passages()))
-            total = total - token_log_likelihood(logits, part.target).sum()
+            total = total - copied_log_likelihood(logits, part.target).sum()
         return total
 
     def log_likelihood(
@@ -183,7 +184,7 @@ class CausalForward:
             layout = self.lay_out(part, copies, prefix_cached=prefix is not None)
             logits = self.logits(layout, expanded(prefix, len(chunk))) / temperature
             width = part.target.ids.shape[1]
-            result[chunk, :, :width] = token_log_likelihood(logits, part.target, len(copies))
+            result[chunk, :, :width] = copied_log_likelihood(logits, part.target, len(copies))
         return result
 
     def leave_one_out(
@@ -312,14 +313,13 @@ def expanded(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
     return copy
 
 
-def token_log_likelihood(
+def copied_log_likelihood(
     logits: Float[Tensor, "bsz scored vocabulary"], target: Tokens, n_copies: int = 1
 ) -> Float[Tensor, "bsz copies length"]:
     """Return log p of every target token, copy by copy; 0 on the target's pads."""
     bsz, length = target.ids.shape
-    wanted = target.ids[:, None].expand(bsz, n_copies, length).flatten()
-    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), wanted, reduction="none")
-    return -loss.view(bsz, n_copies, length) * target.mask[:, None]
+    labels = labels_of(target)[:, None].expand(bsz, n_copies, length)
+    return token_log_likelihood(logits, labels.flatten(1)).view(bsz, n_copies, length)
 
 
 def _select(tokens: Tokens, rows: Int64[Tensor, " chosen"]) -> Tokens:

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from atlas_lm.passages.format import format_passage
 from atlas_lm.reader.causal_settings import CausalSettings
@@ -48,7 +47,7 @@ class CausalInputs:
             [*ids[mask].tolist(), *more]
             for ids, mask, more in zip(self.query.ids, self.query.mask, token_ids, strict=True)
         ]
-        return replace(self, query=pad(queries))
+        return replace(self, query=Tokens.padded(queries))
 
     def to(self, device: torch.device | str) -> CausalInputs:
         """Return the same inputs on ``device``."""
@@ -164,17 +163,17 @@ class Wording:
                 "give every query of a batch the same number"
             )
         encoded = [self.passage(passage) for given in passages for passage in given]
-        flat = pad([ids for ids, _ in encoded])
+        flat = Tokens.padded([ids for ids, _ in encoded])
         shape = (len(query), counts.pop(), flat.ids.shape[1])
         return CausalInputs(
-            query=pad([self.query(text) for text in query]),
+            query=Tokens.padded([self.query(text) for text in query]),
             passages=Tokens(flat.ids.view(shape), flat.mask.view(shape)),
             truncated_passages=sum(cut for _, cut in encoded),
         )
 
     def targets(self, target: Sequence[str]) -> Tokens:
         """Return worded targets as tokens, ``bsz length``."""
-        return pad([self.target(text) for text in target])
+        return Tokens.padded([self.target(text) for text in target])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return a generated answer's text, without its end and the spaces around it."""
@@ -197,12 +196,3 @@ class Wording:
                 f"{text!r} holds a T5 sentinel, which a decoder-only reader would read as text; "
                 "word queries as '{question}' and targets as '{answer}' in the task's settings"
             )
-
-
-def pad(rows: Sequence[Sequence[int]]) -> Tokens:
-    """Return rows of token ids as a rectangle, pads (id 0) on the right."""
-    width = max((len(row) for row in rows), default=0)
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.int64)
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    mask: Tensor = torch.arange(width) < lengths[:, None]
-    return Tokens(ids.view(len(rows), width), mask)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from atlas_lm.reader.causal_attention import PassageRecorder
-from atlas_lm.reader.causal_forward import CausalForward, Rows, detached, token_log_likelihood
+from atlas_lm.reader.causal_forward import CausalForward, Rows, copied_log_likelihood, detached
 from atlas_lm.reader.causal_layout import Layout
 from atlas_lm.types import ReaderSignals, Reading, Signal, TokenLoss
 
@@ -101,7 +101,7 @@ def _read_run(
     recorder = PassageRecorder(layout, rows.target.mask, n_context)
     options = {"passage_recorder": recorder} if "attention_mass" in served else {}
     logits = forward.logits(layout, cache, **options)
-    loss = -token_log_likelihood(logits, rows.target).sum()
+    loss = -copied_log_likelihood(logits, rows.target).sum()
     found: dict[Signal, Tensor] = {}
     with torch.no_grad():
         if cache is not None:
@@ -157,6 +157,6 @@ def _behind(
     asked = [name for name in views if name in measure]
     copies = torch.cat([views[name] for name in asked])
     logits = forward.logits(forward.lay_out(rows, copies, behind=layout), cache) / temperature
-    flat = token_log_likelihood(logits, rows.target, len(copies))
+    flat = copied_log_likelihood(logits, rows.target, len(copies))
     parts = flat.view(len(rows), len(asked), n_context, -1)
     return {name: parts[:, i] for i, name in enumerate(asked)}

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer, warn_of_cut_target
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
 from atlas_lm.reader.generation import generate_answers, left_padded
-from atlas_lm.reader.inputs import FiDInputs, collate, right_padded, tokenize
+from atlas_lm.reader.inputs import FiDInputs, collate, tokenize
 from atlas_lm.reader.likelihood import (
     attention_mass,
     labels_of,
@@ -128,9 +128,8 @@ class FiDReader(nn.Module):
         """Return targets as tokens ``[bsz length]`` on the reader's device; tokens pass through."""
         if isinstance(target, Tokens):
             return Tokens(target.ids, target.mask.bool()).to(self.device)
-        return right_padded(self._target_rows(target), pad=self.tokenizer.pad_token_id).to(
-            self.device
-        )
+        rows = self._target_rows(target)
+        return Tokens.padded(rows, self.tokenizer.pad_token_id).to(self.device)
 
     def logits(
         self, packed: PackedStates, target: Tokens, *, cache: Any = None
@@ -286,7 +285,7 @@ class FiDReader(nn.Module):
         if inputs.n_context == 0:
             return torch.zeros(len(generated), 0, device=self.device)
         rows = [answer.token_ids for answer in generated]
-        tokens = right_padded(rows, pad=self.tokenizer.pad_token_id).to(self.device)
+        tokens = Tokens.padded(rows, self.tokenizer.pad_token_id).to(self.device)
         with evaluating(self), torch.no_grad():
             memory = project(self.model, self.encode(inputs))
             with shared_attention(self.model):

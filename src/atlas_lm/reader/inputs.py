@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from atlas_lm.reader.settings import ReaderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn_once
@@ -82,7 +78,7 @@ def collate(
     token_ids, truncated = tokenize(tokenizer, texts, settings.text_maxlength)
     if truncated:
         _warn_of_long_queries(tokenizer, settings, query)
-    tokens = right_padded(token_ids, pad=tokenizer.pad_token_id)
+    tokens = Tokens.padded(token_ids, tokenizer.pad_token_id)
     shape = (len(query), max(n_context, 1), -1)
     return FiDInputs(Tokens(tokens.ids.view(shape), tokens.mask.view(shape)), n_context, truncated)
 
@@ -110,12 +106,3 @@ def _warn_of_long_queries(tokenizer: Any, settings: ReaderSettings, query: Seque
             f"a query has {longest} tokens, and reader.text_maxlength={settings.text_maxlength} is "
             "the most that is read of it and a passage: its end and its passages are lost"
         )
-
-
-def right_padded(token_ids: Sequence[Sequence[int]], *, pad: int) -> Tokens:
-    """Return ragged ids as one tensor, padded on the right to the longest."""
-    lengths = torch.tensor([len(row) for row in token_ids])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    ids: Int64[Tensor, "n length"] = torch.full(mask.shape, pad)
-    ids[mask] = torch.tensor([token for row in token_ids for token in row])
-    return Tokens(ids, mask)

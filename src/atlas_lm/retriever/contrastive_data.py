@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import BPE, WordPiece
@@ -184,7 +183,4 @@ def batches(
 
 def pad(sequences: Sequence[Ids]) -> Tokens:
     """Return ``[CLS] ids [SEP]`` of every sequence, padded on the right to the longest."""
-    framed = [[CLS_ID, *ids, SEP_ID] for ids in sequences]
-    length = max(map(len, framed))
-    ids = torch.tensor([row + [PAD_ID] * (length - len(row)) for row in framed])
-    return Tokens(ids, ids != PAD_ID)
+    return Tokens.padded([[CLS_ID, *ids, SEP_ID] for ids in sequences], PAD_ID)

@@ -27,9 +27,10 @@ from atlas_lm.retriever.embedding import (
     inner_products,
 )
 from atlas_lm.retriever.loading import position_limit
-from atlas_lm.retriever.tokenization import batches_by_length, pad
+from atlas_lm.retriever.tokenization import batches_by_length
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.types import Tokens
 
 
 class ContrastiveLearner:
@@ -148,7 +149,7 @@ class ContrastiveLearner:
         )
         order, pieces = [], []
         for places in batches_by_length([len(ids) for ids in framed], budget):
-            tokens = pad([framed[place] for place in places], pad_id).to(device)
+            tokens = Tokens.padded([framed[place] for place in places], pad_id).to(device)
             pieces.append(encode(model.query_encoder, tokens, model.settings))
             order += places
         return torch.cat(pieces)[torch.tensor(order, device=device).argsort()]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atlas_lm.retriever.pooling import POOLINGS
 from atlas_lm.retriever.settings import EncoderSettings
-from atlas_lm.retriever.tokenization import TokenLists, batches_by_length, pad, tokenize
+from atlas_lm.retriever.tokenization import TokenLists, batches_by_length, tokenize
 from atlas_lm.types import Tokens
 
 CPU_BATCH_TOKENS = 2048
@@ -113,4 +113,5 @@ def padded_batches(
     """Yield positions with their right-padded tokens, longest first."""
     lengths = [len(ids) for ids in token_lists.ids]
     for positions in batches_by_length(lengths, batch_tokens):
-        yield positions, pad([token_lists.ids[position] for position in positions], pad_id)
+        rows = [token_lists.ids[position] for position in positions]
+        yield positions, Tokens.padded(rows, pad_id)

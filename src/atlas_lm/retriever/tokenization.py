@@ -6,10 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
-
-from atlas_lm.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -66,16 +63,6 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[lis
         batch.append(position)
     if batch:
         yield batch
-
-
-def pad(ids: Sequence[Sequence[int]], pad_id: int) -> Tokens:
-    """Return the token lists as one right-padded block with its mask."""
-    longest = max(map(len, ids))
-    block = torch.full((len(ids), longest), pad_id, dtype=torch.int64)
-    for row, sequence in enumerate(ids):
-        block[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
-    lengths = torch.tensor([len(sequence) for sequence in ids])
-    return Tokens(block, torch.arange(longest) < lengths[:, None])
 
 
 def _truncated(
