@@ -24,6 +24,7 @@ from atlas_lm.planning import (
 )
 from atlas_lm.planning.advice import shortages
 from atlas_lm.runtime import distributed
+from atlas_lm.runtime.dtypes import SHORT
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn
 from atlas_lm.training import TrainingConfig
@@ -202,11 +203,10 @@ def _index_kind(config: RunConfig) -> str:
     if not config.data.index:
         return "fp16"
     manifest = read_manifest(Path(config.data.index))
-    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
     if manifest.kind == "faiss":
         return str(manifest.settings["factory"])
     coded = manifest.kind in ("int8", "binary")
-    return manifest.kind if coded else short.get(str(manifest.dtype), "fp16")
+    return manifest.kind if coded else SHORT.get(manifest.dtype, "fp16")
 
 
 def _said(short: Shortage) -> str:

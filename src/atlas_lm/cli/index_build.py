@@ -27,11 +27,10 @@ from atlas_lm.index.settings import KIND_NAMES
 from atlas_lm.index.stack import stack
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder, EmbeddingReport
+from atlas_lm.runtime.dtypes import LONG
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.memory import parse_bytes
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def add_verbs(verbs: Any) -> None:
@@ -128,7 +127,7 @@ def _add_kind_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the most exact kind whose searches fit, such as 16GB, and say why",
     )
     group.add_argument(
-        "--dtype", choices=sorted(DTYPES), default="fp32", help="of kept vectors (default: fp32)"
+        "--dtype", choices=sorted(LONG), default="fp32", help="of kept vectors (default: fp32)"
     )
     group.add_argument(
         "--keep-vectors", action="store_true", help="keep full precision beside codes, to rescore"
@@ -170,13 +169,13 @@ def settings_of(args: argparse.Namespace, count: int, dim: int) -> IndexSettings
             raise InputError(
                 "give --max-memory or --train-rows, not both: the memory bounds the sample"
             )
-        choice = choose(count, dim, parse_bytes(args.max_memory), dtype=DTYPES[args.dtype])
+        choice = choose(count, dim, parse_bytes(args.max_memory), dtype=LONG[args.dtype])
         notice(choice.reason)
         settings = dataclasses.replace(choice.settings, **given)
     else:
         if args.factory and args.kind is None:
             given["kind"] = "faiss"
-        settings = IndexSettings(dtype=DTYPES[args.dtype], **given)
+        settings = IndexSettings(dtype=LONG[args.dtype], **given)
     settings.check_used()
     return settings
 

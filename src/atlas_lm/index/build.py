@@ -36,7 +36,6 @@ from atlas_lm.index.milvus_filter import described
 from atlas_lm.index.opening import load_vectors
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.storage import (
-    DTYPES,
     ArraySource,
     finish,
     map_rows,
@@ -44,6 +43,7 @@ from atlas_lm.index.storage import (
     write_rows,
 )
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.dtypes import DTYPES, name_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, sha256_file, write_json
 from atlas_lm.runtime.logs import notice, progress_bar
@@ -114,7 +114,7 @@ def vectors_alone(dtype: torch.dtype) -> IndexSettings:
     Raises:
         InputError: vectors are not stored in this dtype.
     """
-    name = str(dtype).removeprefix("torch.")
+    name = name_of(dtype)
     if name not in DTYPES:
         raise InputError(f"dtype {name}: store vectors as one of {', '.join(DTYPES)}")
     return IndexSettings(kind="flat", dtype=name, first_pass=False)

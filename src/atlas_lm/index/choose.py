@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.size import index_size
+from atlas_lm.runtime.dtypes import SHORT
 from atlas_lm.runtime.errors import InputError
 
 USED = 0.8
@@ -22,7 +23,6 @@ LEAST_ROWS_OF_CODES = 1000
 """Vectors that it takes to learn product codes."""
 RESCORE = 16
 """Rows rescored for every row asked for where codes are that small."""
-SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from torch import Tensor
 from atlas_lm.index.directory import writing
 from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, Recall
 from atlas_lm.index.settings import IndexSettings
-from atlas_lm.index.storage import DTYPES, ArraySource, map_embeddings, write_index
+from atlas_lm.index.storage import ArraySource, map_embeddings, write_index
+from atlas_lm.runtime.dtypes import DTYPES
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
 

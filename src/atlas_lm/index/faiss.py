@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from atlas_lm.index.exact import (
 )
 from atlas_lm.index.files import read_manifest
 from atlas_lm.index.settings import IndexSettings
-from atlas_lm.index.size import training_rows
+from atlas_lm.index.size import default_lists, training_rows
 from atlas_lm.index.storage import ArraySource, array_path
 from atlas_lm.index.vectors import Dense, scores_at
 from atlas_lm.runtime.errors import InputError
@@ -121,10 +120,9 @@ def check_factory(settings: IndexSettings, count: int, dim: int) -> None:
 def resolved_factory(factory: str, count: int) -> str:
     """Return the factory string with a number of lists where ``IVF`` has none.
 
-    It is the power of two nearest to four square roots of the number of vectors.
+    It is as many as `index.size` reckons with.
     """
-    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
-    return re.sub(r"IVF(?=,|_|$)", f"IVF{lists}", factory)
+    return re.sub(r"IVF(?=,|_|$)", f"IVF{default_lists(count)}", factory)
 
 
 def _sample(embeddings: Float[Tensor, "n dim"], count: int, seed: int) -> Float[Tensor, "some dim"]:

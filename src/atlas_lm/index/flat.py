@@ -33,10 +33,9 @@ from atlas_lm.index.files import Fingerprint, Manifest, PassageFiles, read_manif
 from atlas_lm.index.member import steps_of
 from atlas_lm.index.storage import map_array, map_embeddings, write_index
 from atlas_lm.index.vectors import Dense, Int8Vectors, encode_int8, encode_int8_chunked
+from atlas_lm.runtime.dtypes import DTYPES, name_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import SearchResult
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class _FirstPass(NamedTuple):
@@ -70,8 +69,8 @@ class FlatIndex:
             raise InputError(
                 f"embeddings of shape {list(embeddings.shape)}; an index needs [n dim], n > 0"
             )
-        if embeddings.dtype not in DTYPES:
-            raise InputError(f"embeddings are {embeddings.dtype}; use one of {DTYPES}")
+        if embeddings.dtype not in DTYPES.values():
+            raise InputError(f"embeddings are {embeddings.dtype}; use one of {', '.join(DTYPES)}")
         check_dim(embeddings, fingerprint.dim)
         check_finite(embeddings)
         self._set(embeddings.detach(), fingerprint, step, passages)
@@ -182,7 +181,7 @@ class FlatIndex:
 
     def way(self, bsz: int, topk: int = 100) -> str:
         """Return in words how a batch of ``bsz`` queries is searched."""
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = name_of(self.dtype)
         scan = self._scan_of(self._embeddings)
         if scan is None or not uses_first_pass(len(self), n_rescored(topk)):
             return f"float32 products with all {dtype} vectors, in chunks, on {self.device}"

@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 
 from atlas_lm.index.build import PASSAGES_AT_A_TIME, Embed, build_claimed, vectors_alone
+from atlas_lm.index.codec import as_coded
 from atlas_lm.index.corpus import deleted_rows, open_corpus
 from atlas_lm.index.directory import disk_full_explained, remove_unnamed, writing
 from atlas_lm.index.files import Fingerprint, Manifest, read_manifest, rewrite_manifest
 from atlas_lm.index.opening import STACK, earlier_rows
-from atlas_lm.index.storage import DTYPES, write_arrays
+from atlas_lm.index.storage import write_arrays
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime.dtypes import DTYPES
 from atlas_lm.runtime.errors import InputError
 
 
@@ -85,7 +87,7 @@ def add(
             copy_passages = manifest.passages is not None and manifest.passages.copied
         build_claimed(
             new,
-            embed,
+            as_coded(path, manifest, embed),
             path / name,
             fingerprint=dataclasses.replace(fingerprint, corpus=new.fingerprint),
             settings=vectors_alone(DTYPES[manifest.dtype]),

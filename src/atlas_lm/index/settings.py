@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from atlas_lm.runtime.dtypes import DTYPES
 from atlas_lm.runtime.errors import InputError, did_you_mean
 
 Kind = Literal["flat", "int8", "binary", "faiss", "milvus"]
 KIND_NAMES: tuple[str, ...] = get_args(Kind)
-DTYPE_NAMES = ("float32", "float16", "bfloat16")
 RESCORE = {"binary": 16}
 """Rows rescored for every row asked for, where settings do not say; 4 for the other kinds."""
 
@@ -58,8 +58,8 @@ class IndexSettings:
                 f"index kind {self.kind!r} is none of {', '.join(KIND_NAMES)}"
                 f"{did_you_mean(str(self.kind), KIND_NAMES)}"
             )
-        if self.dtype not in DTYPE_NAMES:
-            raise InputError(f"dtype {self.dtype!r}: store vectors as {', '.join(DTYPE_NAMES)}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: store vectors as {', '.join(DTYPES)}")
         if self.kind == "faiss" and not self.factory:
             raise InputError("kind faiss needs a factory string, such as factory='IVF4096,PQ64'")
         if self.kind != "faiss" and self.factory:

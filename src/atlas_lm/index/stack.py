@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from atlas_lm.index.codec import scores_by_codes
 from atlas_lm.index.directory import new_files, refuse_foreign, writing
 from atlas_lm.index.files import Manifest, read_manifest, write_manifest
 from atlas_lm.index.opening import STACK, open_index
+from atlas_lm.runtime.dtypes import name_of
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.logs import notice
 
 
 def stack(paths: Sequence[str | Path], out: str | Path) -> Manifest:
@@ -36,6 +37,7 @@ def stack(paths: Sequence[str | Path], out: str | Path) -> Manifest:
     index, store = open_index(places)
     dead = 0 if store.hidden is None else len(store.hidden)
     store.close()
+    _warn_of_codes(places)
     refuse_foreign(out)
     if out.is_dir() and any(out.iterdir()) and read_manifest(out).kind != STACK:
         raise InputError(f"{out}: is an index; choose a new directory for the stack")
@@ -44,7 +46,7 @@ def stack(paths: Sequence[str | Path], out: str | Path) -> Manifest:
             out,
             kind=STACK,
             dim=index.dim,
-            dtype=_dtype_name(index.dtype),
+            dtype=name_of(index.dtype),
             count=len(index),
             step=index.step,
             fingerprint=index.fingerprint,
@@ -57,13 +59,21 @@ def stack(paths: Sequence[str | Path], out: str | Path) -> Manifest:
         )
 
 
+def _warn_of_codes(places: Sequence[Path]) -> None:
+    """Say where scores of one index cannot be compared with those of the others."""
+    for place in places:
+        manifest = read_manifest(place)
+        if scores_by_codes(manifest):
+            notice(
+                f"{place}: keeps codes ({manifest.settings['factory']}) without vectors, and its "
+                "scores are their estimates: beside the others its passages come first too often "
+                "or too seldom; build it with --keep-vectors, or by a factory with SQ8"
+            )
+
+
 def _named(place: Path, out: Path) -> dict[str, str]:
     try:
         relative = os.path.relpath(place, out)
     except ValueError:  # another drive
         relative = str(place)
     return {"path": relative, "absolute": str(place)}
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

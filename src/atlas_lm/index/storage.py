@@ -35,11 +35,11 @@ from atlas_lm.index.files import (
     relative_files,
     write_manifest,
 )
+from atlas_lm.runtime.dtypes import DTYPES, name_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path, sha256_file
 
 __all__ = [
-    "DTYPES",
     "ArraySource",
     "array_path",
     "disk_full_explained",
@@ -55,8 +55,6 @@ __all__ = [
     "write_rows",
 ]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-"""The dtypes vectors are stored in, by their names in the manifest."""
 WRITE_BYTES = 64 << 20
 ArraySource = Tensor | Callable[[Path], None]
 """What an array file holds: a tensor's own bytes, or whatever a function writes to a path."""
@@ -109,6 +107,7 @@ def write_index(
             with atomic_path(vectors) as temporary:
                 sha256 = _write_tensor(temporary, embeddings)
             count, dtype = len(embeddings), embeddings.dtype
+        assert dtype is not None, "the dtype is given where the vectors are not"
         return finish(
             directory,
             vectors,
@@ -118,7 +117,7 @@ def write_index(
             kind=kind,
             step=step,
             fingerprint=fingerprint,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=name_of(dtype),
             count=count,
             dim=fingerprint.dim,
             arrays=write_arrays(directory, arrays or {}),

@@ -27,6 +27,7 @@ from atlas_lm.index.files import Fingerprint, read_manifest
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.retriever.loading import Tower
+from atlas_lm.runtime.dtypes import DTYPES, name_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_json, write_json
 from atlas_lm.runtime.logs import warn
@@ -89,7 +90,7 @@ class ProcessLauncher:
             "passages": [str(Path(path).resolve()) for path in self._store.paths],
             "step": job.step,
             "fingerprint": asdict(job.fingerprint),
-            "dtype": str(self._dtype).removeprefix("torch."),
+            "dtype": name_of(self._dtype),
             "device": self._config.device,
             "threads": self._config.threads or torch.get_num_threads(),
             "parent": os.getpid(),
@@ -187,7 +188,7 @@ def _run(directory: Path, job: Mapping[str, Any]) -> None:
         embed,
         directory / INDEX,
         fingerprint=fingerprint,
-        dtype=getattr(torch, job["dtype"]),
+        dtype=DTYPES[job["dtype"]],
         step=job["step"],
         passages_at_a_time=PASSAGES_BETWEEN_LOOKS,
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from atlas_lm.runtime import distributed
+from atlas_lm.runtime.dtypes import name_of
 from atlas_lm.training.batches import parts
 from atlas_lm.types import Measured, Passage, ReaderSignals
 
@@ -80,10 +81,7 @@ def _as_json(measured: Measured) -> dict[str, Any]:
         "ids": measured.ids,
         "query": measured.query,
         "passages": [[asdict(passage) for passage in row] for row in measured.passages],
-        "signals": {
-            name: [value.tolist(), str(value.dtype).removeprefix("torch.")]
-            for name, value in named.items()
-        },
+        "signals": {name: [value.tolist(), name_of(value.dtype)] for name, value in named.items()},
     }
 
 
