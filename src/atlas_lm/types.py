@@ -239,7 +239,7 @@ class Generation:
     max_new_tokens: int = 32
     """Longest answer, in tokens; one that is held to given answers may be as long as they are."""
     min_new_tokens: int = 0
-    """Shortest answer, in tokens."""
+    """Shortest answer, in tokens; one that is held to given answers may be as short as they are."""
     num_beams: int = 1
     """Beams; 1 is greedy."""
     length_penalty: float = 1.0

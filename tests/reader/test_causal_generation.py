@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from atlas_lm.reader.causal import CausalReader, CausalSettings
-from atlas_lm.reader.causal_generation import beam_search
+from atlas_lm.reader.causal_generation import Ends, beam_search
 from atlas_lm.types import Generation, Tokens
 
 from .causal_toys import PASSAGES, QUERY, byte_tokenizer, tiny_llama, toy_reader
@@ -80,18 +80,33 @@ def test_batched_answers_equal_single_ones(reading, num_beams):
         assert reader.generate(one, generation)[0].token_ids == both[row].token_ids
 
 
-def test_an_answer_stops_at_the_newline():
-    reader = toy_reader()
-    newline = reader.wording.end[0]
+def always_writing(letter: str, **settings) -> CausalReader:
+    reader = toy_reader(**settings)
+    reader.model.lm_head.bias = torch.nn.Parameter(torch.zeros(258))
     with torch.no_grad():
-        weight = reader.model.get_output_embeddings().weight
-        weight[newline] = 0
-        reader.model.lm_head.weight = torch.nn.Parameter(weight.clone())
-        reader.model.lm_head.bias = torch.nn.Parameter(torch.zeros(258))
-        reader.model.lm_head.bias[newline] = 1e4
+        reader.model.lm_head.bias[byte_tokenizer()(letter).input_ids] = 1e4
+    return reader
+
+
+def test_an_answer_stops_at_the_newline():
+    reader = always_writing("\n")
+    newline = reader.wording.end[0]
     answers = reader.generate(reader.collate(QUERY, PASSAGES), Generation(max_new_tokens=5))
     assert [answer.token_ids for answer in answers] == [(newline,), (newline,)]
     assert [answer.text for answer in answers] == ["", ""]
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_an_answer_stops_at_a_stop_of_several_tokens(num_beams):
+    reader = always_writing("#", stop="###")
+    inputs = reader.collate(QUERY, PASSAGES)
+    generation = Generation(max_new_tokens=9, num_beams=num_beams)
+    for answer in reader.generate(inputs, generation):
+        assert answer.token_ids == tuple(reader.wording.end)
+        assert (answer.text, answer.cut) == ("", False)
+    allowed = reader.generate(inputs, generation, allowed=[["a", "b"], ["c"]])
+    assert all(answer.text in given for answer, given in zip(allowed, ("ab", "c"), strict=True))
+    assert not any(answer.cut for answer in allowed)
 
 
 @pytest.mark.parametrize("n_ends", [1, 2, 6])
@@ -102,7 +117,7 @@ def test_beams_do_not_fill_up_with_one_answer_under_several_ends(n_ends):
     answer = beam_search(
         first.log(),
         lambda tokens, _: then.log().expand(len(tokens), -1),
-        torch.arange(2, 2 + n_ends),
+        Ends(torch.arange(2, 2 + n_ends), lambda _, ids: ids[-1] >= 2),
         Generation(max_new_tokens=3, num_beams=2, length_penalty=2.0),
     )[0]
     assert answer.token_ids == (0, 2)

@@ -50,6 +50,14 @@ def test_an_answer_loses_its_end_and_spaces():
     assert words.end_ids == {1, words.end[0]}
 
 
+def test_an_answer_is_cut_at_its_stop_however_it_is_spelt():
+    words = wording(stop="\n##")
+    written = byte_tokenizer()("Ada\n## more").input_ids
+    assert [words.is_ended(written[:n]) for n in range(8)] == [False] * 6 + [True] * 2
+    assert words.decode(written) == "Ada"
+    assert wording(stop="").decode([*written, 1]) == "Ada\n## more"
+
+
 def test_first_keeps_the_best_passages():
     inputs = wording().inputs(["q"], [[Passage("1", "a"), Passage("2", "b")]])
     assert inputs.n_context == 2

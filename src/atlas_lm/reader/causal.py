@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from atlas_lm.reader import causal_attention, causal_loading
 from atlas_lm.reader.causal_forward import CausalForward, Rows
-from atlas_lm.reader.causal_generation import beam_search, greedy
+from atlas_lm.reader.causal_generation import Ends, beam_search, greedy
 from atlas_lm.reader.causal_prompt import CausalInputs, Wording
 from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
@@ -218,7 +218,8 @@ class CausalReader(nn.Module):
             generation = constraint.bounded(generation)
         unwritten = Tokens.padded([[0]] * len(inputs)).to(self.device)
         rows = Rows(inputs.passages, inputs.query, unwritten)
-        ends = torch.tensor(sorted(self.wording.end_ids), device=self.device)
+        is_whole = constraint.is_whole if constraint else lambda _, ids: self.wording.is_ended(ids)
+        ends = Ends(torch.tensor(sorted(self.wording.end_ids), device=self.device), is_whole)
         search = greedy if generation.num_beams == 1 else beam_search
         with torch.no_grad(), evaluating(self):
             logits, step = self._forward().start(rows, generation.max_new_tokens)
@@ -228,7 +229,7 @@ class CausalReader(nn.Module):
                 self.wording.decode(answer.token_ids),
                 answer.token_ids,
                 answer.log_prob,
-                cut=answer.token_ids[-1] not in self.wording.end_ids,
+                cut=not self.wording.is_ended(answer.token_ids),
             )
             for answer in written
         ]

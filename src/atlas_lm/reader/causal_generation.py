@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +18,16 @@ Step = Callable[[Int64[Tensor, " rows"], Int64[Tensor, " rows"]], Float[Tensor, 
 
 
 @dataclass(frozen=True)
+class Ends:
+    """What ends an answer."""
+
+    tokens: Int64[Tensor, " ends"]
+    """Tokens that end one by themselves; none is among the first ``min_new_tokens``."""
+    is_whole: Callable[[int, Sequence[int]], bool]
+    """Whether a query's answer has ended, as the tokens of its end can be several."""
+
+
+@dataclass(frozen=True)
 class Written:
     """Generated token ids, the end included, and the sum of their log-probabilities in nats."""
 
@@ -27,11 +38,11 @@ class Written:
 def greedy(
     logits: Float[Tensor, "bsz vocabulary"],
     step: Step,
-    ends: Int64[Tensor, " ends"],
+    ends: Ends,
     generation: Generation,
     constraint: Constraint | None = None,
 ) -> list[Written]:
-    """Write the likeliest token until it is an end or the answer is as long as it may be.
+    """Write the likeliest token until the answer has ended or is as long as it may be.
 
     A ``constraint`` leaves out what may not be written; log-probabilities are the model's own.
     """
@@ -41,13 +52,14 @@ def greedy(
     total = torch.zeros(bsz, dtype=torch.float64, device=logits.device)
     written: list[list[int]] = [[] for _ in range(bsz)]
     for position in range(generation.max_new_tokens):
-        scores = _log_probs(logits, ends, position, generation)
+        scores = _log_probs(logits, ends.tokens, position, generation)
         _constrain(scores, constraint, list(enumerate(written)))
         log_prob, token = scores.max(-1)
         total += torch.where(alive, log_prob.double(), 0.0)
         for row in alive.nonzero().flatten().tolist():
             written[row].append(int(token[row]))
-        alive = alive & ~torch.isin(token, ends)
+        ended = [ends.is_whole(row, ids) for row, ids in enumerate(written)]
+        alive = ~torch.tensor(ended, device=alive.device)
         if not alive.any() or position + 1 == generation.max_new_tokens:
             break
         logits = step(token, rows)
@@ -57,7 +69,7 @@ def greedy(
 def beam_search(
     logits: Float[Tensor, "bsz vocabulary"],
     step: Step,
-    ends: Int64[Tensor, " ends"],
+    ends: Ends,
     generation: Generation,
     constraint: Constraint | None = None,
 ) -> list[Written]:
@@ -70,20 +82,19 @@ def beam_search(
     differ in their end alone are one answer, under the likeliest of ``ends``. A ``constraint``
     leaves out what may not be written.
     """
-    beams = [_Beams(generation) for _ in range(len(logits))]
+    beams = [_Beams(generation, partial(ends.is_whole, i)) for i in range(len(logits))]
     rows = torch.zeros(len(logits), 1, device=logits.device)
     for position in range(generation.max_new_tokens):
         width = rows.shape[1]
-        scores = _log_probs(logits, ends, position, generation)
+        scores = _log_probs(logits, ends.tokens, position, generation)
         _constrain(
             scores, constraint, [(i, ids) for i, beam in enumerate(beams) for ids in beam.open]
         )
-        scores = rows[..., None] + _one_end(scores, ends).view(len(beams), width, -1)
+        scores = rows[..., None] + _one_end(scores, ends.tokens).view(len(beams), width, -1)
         best, flat = scores.flatten(1).topk(min(2 * generation.num_beams, scores[0].numel()), -1)
         token, origin = flat % scores.shape[-1], flat // scores.shape[-1]
-        finished = torch.isin(token, ends)
         chosen = [
-            beam.advance(*(part[i].tolist() for part in (best, token, origin, finished)))
+            beam.advance(*(part[i].tolist() for part in (best, token, origin)))
             for i, beam in enumerate(beams)
         ]
         if all(beam.done for beam in beams) or position + 1 == generation.max_new_tokens:
@@ -98,8 +109,9 @@ def beam_search(
 class _Beams:
     """The unfinished and the finished answers of one query."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, is_whole: Callable[[Sequence[int]], bool]) -> None:
         self._generation = generation
+        self._is_whole = is_whole
         self._open: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
         self._finished: list[tuple[float, float, tuple[int, ...]]] = []
         self.done = False
@@ -110,16 +122,15 @@ class _Beams:
         return [ids for _, ids in self._open]
 
     def advance(
-        self, score: list[float], token: list[int], origin: list[int], finished: list[bool]
+        self, score: list[float], token: list[int], origin: list[int]
     ) -> list[tuple[float, int, int]]:
         """Take candidates, best first; return score, token and origin of those kept open."""
         width = self._generation.num_beams
         kept: list[tuple[float, int, int]] = []
         answers: list[tuple[float, tuple[int, ...]]] = []
-        for rank, (total, new, source, ends) in enumerate(
-            zip(score, token, origin, finished, strict=True)
-        ):
+        for rank, (total, new, source) in enumerate(zip(score, token, origin, strict=True)):
             ids = (*self._open[source][1], new)
+            ends = self._is_whole(ids)
             if ends and rank < width and total > -torch.inf:
                 self._finish(total, ids)
             elif not ends and len(kept) < width:

@@ -87,6 +87,14 @@ class Wording:
             ends |= {i for i, piece in enumerate(everything) if stop in piece}
         return frozenset(ends)
 
+    def is_ended(self, token_ids: Sequence[int]) -> bool:
+        """Return whether an answer has written its end; a stop may be spread over its tokens."""
+        if token_ids and token_ids[-1] in self.end_ids:
+            return True
+        size = len(self._settings.stop.encode())
+        # A text's first token may lose its leading space, so one more than the stop's is looked at.
+        return size > 1 and self._settings.stop in self._tokenizer.decode(token_ids[-size - 1 :])
+
     def query(self, query: str) -> list[int]:
         """Return the worded query's token ids.
 
@@ -176,10 +184,10 @@ class Wording:
         return Tokens.padded([self.target(text) for text in target])
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return a generated answer's text, without its end and the spaces around it."""
-        kept = [token for token in token_ids if token not in self.end_ids]
+        """Return a generated answer's text up to its end, without the spaces around it."""
+        kept = [token for token in token_ids if token != self._tokenizer.eos_token_id]
         text: str = self._tokenizer.decode(kept, skip_special_tokens=True)
-        return text.strip()
+        return (text.partition(self._settings.stop)[0] if self._settings.stop else text).strip()
 
     @property
     def _opens_with_bos(self) -> bool:

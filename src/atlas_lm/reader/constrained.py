@@ -102,6 +102,10 @@ class Constraint:
         """Return the tokens that may follow what was written for a query behind its prompt."""
         return self._answers[query].following((*self._begun[query], *written))
 
+    def is_whole(self, query: int, written: Sequence[int]) -> bool:
+        """Return whether nothing may follow what was written for a query."""
+        return not self.following(query, written)
+
     def exact(
         self,
         written: Sequence[Generated],
