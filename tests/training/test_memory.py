@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from atlas_lm.runtime import distributed
+from atlas_lm.training import HalfOptimizer
 from atlas_lm.training.memory import OutOfMemoryError, helpful, is_out_of_memory
 from atlas_lm.training.profile import StepProfiler
-from tests.training.tiny import FakeAtlas, config, run
+from tests.training.tiny import FakeAtlas, all_tensors, config, run
 
 FULL = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
 
@@ -42,6 +43,54 @@ def test_out_of_memory_names_the_phase_and_three_settings(tmp_path, phase, first
 def test_python_s_own_error_of_memory_has_no_words_and_is_explained_all_the_same(tmp_path):
     with pytest.raises(OutOfMemoryError, match=r"'retrieve' \(MemoryError\)"):
         run(tmp_path, config(), model=full_at("retrieve", MemoryError()))
+
+
+def full_from(step, phase):
+    """A model that runs out of memory in every step from one on."""
+
+    class Full(FakeAtlas):
+        def losses(self, batch, *, train_retriever, phases):
+            if len(self.calls) >= 2 * step:
+                with phases(phase):
+                    raise FULL
+            return super().losses(batch, train_retriever=train_retriever, phases=phases)
+
+    return Full()
+
+
+@pytest.mark.parametrize("save_every", [0, 1, 5])
+def test_out_of_memory_loses_no_update(tmp_path, save_every):
+    whole = run(tmp_path / "whole", config())
+    cfg = config(save_every=save_every, keep_last=9)
+    with pytest.raises(OutOfMemoryError, match="resume from step-00000005") as error:
+        run(tmp_path / "run", cfg, model=full_from(5, "refresh"))
+    assert "staleness.query_side=true" in str(error.value)
+    assert "no refresh (in a new run)" in str(error.value)
+    again = run(tmp_path / "run", cfg, resume=True, model=FakeAtlas(seed=5))
+    assert [step for step, _ in again.log] == [6, 7, 8]
+    for key, tensor in all_tensors(whole.state).items():
+        assert torch.equal(tensor, all_tensors(again.state)[key]), key
+
+
+def test_a_step_that_may_have_moved_some_weights_is_not_saved(tmp_path, monkeypatch):
+    moves = []
+
+    def full(half, step):
+        moves.append(step)
+        if len(moves) == 6:  # the retriever's third
+            raise FULL
+
+    monkeypatch.setattr(HalfOptimizer, "update", full)
+    with pytest.raises(OutOfMemoryError, match="'update'") as error:
+        run(tmp_path, config())
+    assert "no checkpoint was written yet" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_step_that_fails_leaves_nothing_to_resume(tmp_path):
+    with pytest.raises(OutOfMemoryError, match="change a setting and start anew"):
+        run(tmp_path, config(), model=full_at("encode"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_settings_in_use_are_not_advised():

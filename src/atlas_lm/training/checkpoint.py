@@ -69,7 +69,7 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
         self._swept = False
-        self._loaded: Path | None = None
+        self._there: Path | None = None
 
     def all(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
@@ -130,8 +130,8 @@ class Checkpoints:
                 `finish` waits for it, and so does the next save. Several processes always wait.
 
         Where a save that was not waited for has failed, that is said, and this one is waited for.
-        A state that has made no step since it was loaded lies there whole and is not written anew:
-        a directory cannot be replaced at one stroke.
+        A state that has made no step since it was loaded or saved lies there whole and is not
+        written anew: a directory cannot be replaced at one stroke.
 
         Raises:
             InputError: the disk is full. Nothing half-written is left, older checkpoints stay.
@@ -144,7 +144,7 @@ class Checkpoints:
         path = step_directory(self.path, state.step)
         best = step_directory(self.path, state.best.step).name if state.best else ""
         self._sweep()
-        if path == self._loaded:  # its save may have been killed before older ones were removed
+        if path == self._there:  # its save may have been killed before older ones were removed
             if distributed.world().is_main:
                 drop_beyond(self.path, self.keep_last, spare=best)
             return path
@@ -161,6 +161,7 @@ class Checkpoints:
         with distributed.agreed():
             if distributed.world().is_main:
                 self._write(path, snapshot, sharded)
+        self._there = path
         return path
 
     def _sweep(self) -> None:
@@ -192,6 +193,7 @@ class Checkpoints:
         def write() -> None:
             try:
                 self._write(path, snapshot, None)
+                self._there = path
             except Exception as failure:
                 self._failure = failure
 
@@ -262,7 +264,7 @@ class Checkpoints:
         warn_of_changes(facts["config"], self.config)
         state.restore(facts, tensors)
         self._note_index(state.freshness.version, path, facts["checksums"])
-        self._loaded = path
+        self._there = path
         return path
 
     def _note_index(self, version: int, path: Path, digests: Mapping[str, str]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from atlas_lm.runtime import distributed
-from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.runtime.phases import PhaseClock
 from atlas_lm.training.checkpoint import Checkpoints
@@ -18,20 +17,12 @@ from atlas_lm.training.collapse import CollapseMonitor
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.interrupt import StopRequest
 from atlas_lm.training.memory import memory_explained
-from atlas_lm.training.rounds import learn_round
+from atlas_lm.training.skips import TrainingStopped, learn_from_round, note_skip
 from atlas_lm.training.state import TrainState
 from atlas_lm.training.update import Update, guilty_examples, update
-
-SKIPS_IN_ROW = 10
-"""Skipped updates in a row after which a run is stopped."""
-NAMED = 32
-"""Examples of a skipped update that are named."""
+from atlas_lm.types import Batch
 
 Metrics = Mapping[str, float]
-
-
-class TrainingStopped(InputError):  # noqa: N818
-    """Training cannot go on as it is configured; the message says why and what to change."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ def train(
     """
     clock = clock or PhaseClock(model_device(state))
     run = _Run(state, cfg, checkpoints, log, evaluate, clock)
-    explained = memory_explained(clock, cfg, state.model)
+    explained = memory_explained(clock, cfg, state.model, checkpoints)
     if cfg.save_in_background and distributed.world().size > 1:
         warn("training.save_in_background=true has no effect: several processes wait for a save")
     with StopRequest() as stop, closing(state.freshness), explained:
@@ -116,6 +107,28 @@ class _Run:
     def step(self) -> None:
         """Make one update and all that belongs to its step; say whether a checkpoint is due."""
         state, cfg, clock = self.state, self.cfg, self.clock
+        began = state.batches.position
+        try:
+            batches, done, guilty = self._update()
+        except Exception:
+            state.batches.position = began
+            state.optimizers.drop_gradients()
+            # Within an optimizer's step some of the weights have moved.
+            if distributed.world().size == 1 and state.step > 0 and clock.failed_in != "update":
+                self._rescue()
+            raise
+        state.step += 1
+        state.freshness.observe(query for batch in batches for query in batch.retriever_query)
+        with self._kept(of=TrainingStopped):
+            note_skip(state, done, guilty)
+            with clock("round"):
+                done = learn_from_round(state, cfg, done)
+        watch(self.monitor, done, state.step)
+        self._report(done)
+
+    def _update(self) -> tuple[Sequence[Batch], Update, Sequence[str] | None]:
+        """Refresh what is due and update; return the batches, and what became of them."""
+        state, cfg, clock = self.state, self.cfg, self.clock
         with clock("refresh"):
             state.freshness.prepare(state.step)
         with clock("data"):
@@ -133,14 +146,7 @@ class _Run:
         guilty = None
         if done.skipped:
             guilty = guilty_examples(state.model, batches, cfg, train_retriever=learns)
-        state.step += 1
-        state.freshness.observe(query for batch in batches for query in batch.retriever_query)
-        with self._kept(of=TrainingStopped):
-            note_skip(state, done, guilty)
-            with clock("round"):
-                done = learn_from_round(state, cfg, done)
-        watch(self.monitor, done, state.step)
-        self._report(done)
+        return batches, done, guilty
 
     def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint."""
@@ -178,11 +184,15 @@ class _Run:
             yield
         except of:
             if wanted:
-                try:
-                    notice(f"saved as {self.save()}")
-                except Exception as failure:
-                    warn(f"step {self.state.step} could not be saved either ({failure})")
+                self._rescue()
             raise
+
+    def _rescue(self) -> None:
+        """Save the updates so far because something has failed, if that can be."""
+        try:
+            notice(f"saved as {self.save()}")
+        except Exception as failure:
+            warn(f"step {self.state.step} could not be saved either ({failure})")
 
 
 def model_device(state: TrainState) -> torch.device:
@@ -216,35 +226,6 @@ def retriever_learns(state: TrainState, cfg: TrainingConfig) -> bool:
     return state.optimizers.retriever is not None and state.step >= cfg.freeze_retriever_steps
 
 
-def learn_from_round(state: TrainState, cfg: TrainingConfig, done: Update) -> Update:
-    """Keep what the step has measured; at the end of a round the retriever learns from it.
-
-    Raises:
-        TrainingStopped: the last ten updates of the retriever had a gradient that is not finite.
-    """
-    thawed = state.step - cfg.freeze_retriever_steps
-    if cfg.signal_round > 1 and thawed > 0 and state.optimizers.retriever and not done.skipped:
-        parts = state.batches.parts(cfg.accumulation_steps)
-        state.signals.gather(done.measured, parts, cfg.accumulation_steps)
-    if not state.signals.gathered or thawed % cfg.signal_round:
-        return done
-    assert state.optimizers.retriever is not None
-    learnt = learn_round(
-        state.model, state.signals, state.optimizers.retriever, cfg, state.optimizers.parallel
-    )
-    if learnt.skipped:
-        note_skip(state, replace(done, skipped=learnt.skipped))
-    if (in_row := state.signals.skipped_in_row) >= SKIPS_IN_ROW:
-        state.signals.skipped_in_row = 0
-        raise TrainingStopped(
-            f"step {state.step}: the last {in_row} updates of the retriever were not finite, so it "
-            "no longer learns. Lower training.retriever.lr, raise its warmup_steps, or set "
-            'training.precision="fp32", and resume: this step\'s checkpoint has the retriever '
-            "as it was before them"
-        )
-    return replace(done, metrics=done.metrics | learnt.metrics, measured=())
-
-
 def watch(monitor: CollapseMonitor, done: Update, step: int) -> None:
     """Show the monitor what an update has retrieved."""
     for ids, rows in done.retrieved:
@@ -262,35 +243,3 @@ def describe(state: TrainState, monitor: CollapseMonitor) -> dict[str, float]:
     if monitor.share is not None:
         metrics["distinct_passages"] = monitor.share
     return metrics
-
-
-def note_skip(state: TrainState, done: Update, guilty: Sequence[str] | None = None) -> None:
-    """Count a skipped update, name its examples, and stop the run at ten in a row.
-
-    Args:
-        state: The run's.
-        done: What became of the update.
-        guilty: Those of its examples whose own loss is not finite; None where nobody has looked.
-
-    Raises:
-        TrainingStopped: this was the tenth.
-    """
-    if not done.skipped:
-        state.skipped_in_row = 0
-        return
-    state.skipped += 1
-    state.skipped_in_row += 1
-    blamed = guilty or done.skipped
-    more = f" and {len(blamed) - NAMED} more" if len(blamed) > NAMED else ""
-    ids = ", ".join(blamed[:NAMED]) + more
-    what = "loss" if guilty else "loss or gradient"
-    alone = "" if guilty is None or guilty else " (that of each example alone is)"
-    warn(f"step {state.step}: {what} is not finite{alone}, update skipped; examples: {ids}")
-    if state.skipped_in_row >= SKIPS_IN_ROW:
-        state.skipped_in_row = 0
-        raise TrainingStopped(
-            f"step {state.step}: {SKIPS_IN_ROW} updates in a row were not finite (last examples: "
-            f"{ids}). Lower training.reader.lr and training.retriever.lr, raise their "
-            'warmup_steps, or set training.precision="fp32", and resume: this step\'s checkpoint '
-            f"has the weights of step {state.step - SKIPS_IN_ROW}"
-        )

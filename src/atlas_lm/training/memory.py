@@ -11,11 +11,14 @@ import torch
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError, first_line
 from atlas_lm.runtime.phases import PhaseClock
+from atlas_lm.training.checkpoint import Checkpoints
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.update import Trainable
 
 ADVICE = 3
 """Settings that are named."""
+NEW_RUN = ("staleness.query_side", "reader.path")
+"""Settings under which a checkpoint made without them does not open."""
 
 
 class OutOfMemoryError(InputError):
@@ -23,7 +26,9 @@ class OutOfMemoryError(InputError):
 
 
 @contextmanager
-def memory_explained(clock: PhaseClock, cfg: TrainingConfig, model: Trainable) -> Iterator[None]:
+def memory_explained(
+    clock: PhaseClock, cfg: TrainingConfig, model: Trainable, checkpoints: Checkpoints
+) -> Iterator[None]:
     """Turn an out-of-memory error of the processor or of a GPU into one that says what to do.
 
     Raises:
@@ -35,7 +40,17 @@ def memory_explained(clock: PhaseClock, cfg: TrainingConfig, model: Trainable) -
         if not is_out_of_memory(error):
             raise
         phase = clock.failed_in or "training"
-        settings = "\n".join(f"  {setting}" for setting in helpful(phase, cfg, model)[:ADVICE])
+        saved = checkpoints.all()
+        settings = "\n".join(
+            f"  {setting}" + " (in a new run)" * bool(saved and setting.startswith(NEW_RUN))
+            for setting in helpful(phase, cfg, model)[:ADVICE]
+        )
+        go_on = (
+            f"change a setting and resume from {saved[-1].name}"
+            if saved
+            else "no checkpoint was written yet: change a setting and start anew; with "
+            "training.save_every a run has some"
+        )
         peaks = ", ".join(
             f"{name} {total.peak_bytes / 1e6:,.0f} MB"
             for name, total in clock.totals.items()
@@ -44,7 +59,7 @@ def memory_explained(clock: PhaseClock, cfg: TrainingConfig, model: Trainable) -
         raise OutOfMemoryError(
             f"out of memory in the phase {phase!r} ({first_line(error)}). What would help "
             f"most, first things first:\n{settings}\npeaks so far: {peaks or 'none measured'}; "
-            "checkpoints are whole: change a setting and resume. atlas-lm plan predicts what fits"
+            f"{go_on}. atlas-lm plan predicts what fits"
         ) from error
 
 
