@@ -37,6 +37,19 @@ def test_one_process_is_a_world_of_its_own(monkeypatch):
             distributed.agree(InputError("mine"))
 
 
+def pieces_done(own: int, *, failing: bool = False) -> int:
+    """Do so many pieces of work; where another process fails, stop within one."""
+    done = 0
+    with distributed.in_pieces() as meet:
+        for _ in range(own):
+            assert done < 2 or own < 9
+            done += 1
+            meet()
+        if failing:
+            raise ValueError("broken")
+    return done
+
+
 def conversation(rank: int, size: int, port: int) -> None:
     os.environ |= {
         "RANK": str(rank),
@@ -63,6 +76,9 @@ def conversation(rank: int, size: int, port: int) -> None:
         distributed.agree(None)
         with pytest.raises(ValueError if rank else InputError, match="broken"):
             distributed.agree(ValueError("broken") if rank else None)
+        assert pieces_done(own=1 + 3 * rank) == 1 + 3 * rank
+        with pytest.raises(ValueError if rank else InputError, match="broken"):
+            pieces_done(own=1 if rank else 9, failing=bool(rank))
         distributed.barrier()
     assert distributed.world() == World()
 
@@ -74,6 +90,19 @@ def test_two_processes_talk():
         port = free.getsockname()[1]
     multiprocessing.set_forkserver_preload(["atlas_lm.runtime.distributed", __name__])
     mp.start_processes(conversation, (2, port), nprocs=2, start_method="forkserver")
+
+
+def test_what_failed_is_not_forgotten_where_the_others_have_gone(monkeypatch):
+    def lost(numbers):
+        raise RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms")
+
+    monkeypatch.setattr(distributed, "gather_numbers", lost)
+    with pytest.raises(InputError, match="the disk is full"), distributed.agreed():
+        raise InputError("the disk is full")
+    with pytest.raises(RuntimeError, match="Timed out"), distributed.agreed():
+        pass
+    with pytest.raises(InputError, match="the disk is full"), distributed.in_pieces():
+        raise InputError("the disk is full")
 
 
 class GoneStore:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 
 from atlas_lm.evaluation import measure
 from atlas_lm.evaluation.gold import check_gold
@@ -20,7 +21,7 @@ from atlas_lm.index.storage import map_rows
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime import distributed, logs
-from atlas_lm.types import Example
+from atlas_lm.types import Example, Passage
 
 
 @contextmanager
@@ -82,8 +83,13 @@ def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int =
     name = f"{path.name}.share-{here.rank}-of-{here.size}"
     share = Partial(path.with_name(name), fingerprint, "float16", step)
     vectors = torch.empty((0, dim), dtype=torch.float16)
-    with distributed.agreed():
-        embed = atlas.trained_retriever.embed_corpus
+    with distributed.in_pieces() as meet:
+
+        def embed(passages: Sequence[Passage]) -> Float[torch.Tensor, "n dim"]:
+            fresh = atlas.trained_retriever.embed_corpus(passages)
+            meet()
+            return fresh
+
         share.embed_rest(store, embed, PASSAGES_AT_A_TIME, own=own)
         vectors = map_rows(share.vectors, torch.float16, len(own), dim) if own else vectors
     whole = gather_vectors(vectors, path.parent)

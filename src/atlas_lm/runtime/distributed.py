@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -343,7 +343,12 @@ def agree(error: BaseException | None) -> None:
     if isinstance(error, InputError):
         message = str(error)
     said = torch.frombuffer(bytearray(message.encode() or b"\0"), dtype=torch.uint8)
-    failed = gather_numbers([error is not None])[:, 0]
+    try:
+        failed = gather_numbers([error is not None])[:, 0]
+    except Exception as lost:
+        if error is not None:
+            raise error from lost
+        raise
     if not bool(failed.any()):
         return
     messages = [bytes(part.tolist()).decode() for part in gather(said)]
@@ -362,6 +367,34 @@ def agreed() -> Iterator[None]:
     except Exception as failure:
         error = failure
     agree(error)
+
+
+@contextmanager
+def in_pieces() -> Iterator[Callable[[], object]]:
+    """Do work in pieces, of which processes may have unequally many; raise on all what one raises.
+
+    What is yielded is to be called after each piece. There the processes meet: none waits for
+    another longer than a piece takes, and none goes on where another has failed. Collective.
+    """
+    parted = False
+
+    def meet(error: Exception | None = None, *, at_work: bool = True) -> bool:
+        """Return whether any process is still at work."""
+        nonlocal parted
+        parted = True
+        agree(error)
+        somebody = any_process(at_work)
+        parted = False
+        return somebody
+
+    try:
+        yield meet
+    except Exception as failure:
+        if not parted:
+            meet(failure)
+        raise
+    while meet(at_work=False):
+        pass
 
 
 def _received(like: Tensor, rank: int) -> Tensor:

@@ -155,21 +155,16 @@ class LiveIndex:
         if not rows:
             return
         own = self._own(rows)
-        error: Exception | None = None
-        try:
+        with distributed.in_pieces() as meet:
+
+            def embed(passages: Sequence[Passage]) -> Float[Tensor, "n dim"]:
+                fresh = self.encoder.embed_corpus(passages)
+                meet()
+                return fresh
+
             embeddings = embed_rows(
-                self.store,
-                self.encoder.embed_corpus,
-                own,
-                dim=self.index.dim,
-                dtype=self.index.dtype,
+                self.store, embed, own, dim=self.index.dim, dtype=self.index.dtype
             )
-        except InputError as refused:
-            error = refused
-        if self.is_shared:
-            distributed.agree(error)
-        elif error is not None:
-            raise error
         self.embedded += len(rows)
         some = len(rows) < len(self)  # of the rest one knows only that it is another encoder's
         mixed = dataclasses.replace(self.index.fingerprint, encoder=MIXED)
