@@ -49,10 +49,10 @@ class KiltTask(TemplatedTask):
                     f"{place}: answer {answer!r} is not one of {', '.join(self.labels)}"
                     f"{did_you_mean(answer, self.labels)}; mend it or drop the row"
                 )
-        answer = choose_target(asked, answers, self.config)
+        target = choose_target(asked, answers, self.config)
         return Example(
             query=self.query_wording.format(input=asked),
-            target="" if answer is None else self.target_wording.format(answer=answer),
+            target="" if target is None else self.target_wording.format(answer=target),
             answers=answers,
             choices=tuple(self.target_wording.format(answer=label) for label in self.labels),
             options=self.labels,
