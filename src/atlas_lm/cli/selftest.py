@@ -19,6 +19,7 @@ from rich.table import Table
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, verbatim
+from atlas_lm.training.run_log import read_log
 
 HELP = (
     "Draw a made-up world, build its index, teach a reader, train both halves, stop, resume, "
@@ -197,8 +198,7 @@ def _verb(*words: Any) -> dict[str, Any]:
 
 
 def _curve(metrics: str, name: str) -> str:
-    rows = [json.loads(line) for line in Path(metrics).read_text("utf-8").splitlines()]
-    values = [row[name] for row in rows if name in row]
+    values = [row[name] for row in read_log(Path(metrics)) if name in row]
     _require(values, f"{metrics}: no {name} was logged")
     _require(values[-1] < values[0], f"{name} did not fall ({values[0]:.3f} -> {values[-1]:.3f})")
     return f"{name} {values[0]:.3f} -> {values[-1]:.3f}"
