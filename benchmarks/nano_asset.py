@@ -19,6 +19,7 @@ from atlas_lm.model import FORMAT_VERSION, Atlas
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.runtime.files import write_json
 from atlas_lm.runtime.structure import unstructure
+from atlas_lm.training.run_log import LOG_FILE, read_log
 
 
 def collect(run: Path, out: Path, figures: Path) -> None:
@@ -37,8 +38,7 @@ def collect(run: Path, out: Path, figures: Path) -> None:
     (figures / "measured.json").write_text(json.dumps(stages, indent=1) + "\n")
     with (figures / "curve.jsonl").open("w") as curve:
         for stage in (measured["stage"] for measured in stages):
-            for line in (run / stage / "metrics.jsonl").read_text().splitlines():
-                row = json.loads(line)
+            for row in read_log(run / stage / LOG_FILE):
                 kept = {name: row[name] for name in ("step", "reader_loss") if name in row}
                 curve.write(json.dumps({"stage": stage, **kept}) + "\n")
 
