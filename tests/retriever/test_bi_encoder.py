@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer
 
+from atlas_lm.index.files import Fingerprint
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Passage
@@ -157,6 +162,57 @@ def test_training_moves_the_fingerprint_and_so_does_every_setting(
     assert BiEncoder.from_pretrained(plain_dir, settings=query_side).fingerprint("corpus") == before
     take_steps(encoder, steps=1)
     assert encoder.fingerprint("corpus")["encoder"] != before["encoder"]
+
+
+def changed(plain_dir: Path, name: str, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Return a copy of a directory with one JSON file changed in place."""
+    path = plain_dir / name
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return plain_dir
+
+
+def swap_words(tokenizer: dict[str, Any]) -> None:
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = sorted(word for word in vocabulary if word.isalpha())[:2]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+
+
+READ_OTHERWISE: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
+    "vocabulary": ("tokenizer.json", swap_words),
+    "case": ("tokenizer.json", lambda file: file["normalizer"].update(lowercase=False)),
+    "special tokens": ("tokenizer.json", lambda file: file.update(post_processor=None)),
+    "truncation": ("tokenizer_config.json", lambda file: file.update(truncation_side="left")),
+    "heads": ("config.json", lambda file: file.update(num_attention_heads=1)),
+    "activation": ("config.json", lambda file: file.update(hidden_act="relu")),
+    "epsilon": ("config.json", lambda file: file.update(layer_norm_eps=0.1)),
+}
+
+
+@pytest.mark.parametrize("what", READ_OTHERWISE)
+def test_the_same_weights_read_otherwise_are_another_encoder(
+    encoder: BiEncoder, plain_dir: Path, tmp_path: Path, what: str
+) -> None:
+    copy = shutil.copytree(plain_dir, tmp_path / "copy")
+    other = BiEncoder.from_pretrained(changed(copy, *READ_OTHERWISE[what]), settings=DOT)
+    ours, theirs = encoder.fingerprint("c"), other.fingerprint("c")
+    assert ours["encoder"].split("-")[0] == theirs["encoder"].split("-")[0]
+    with pytest.raises(InputError, match="weights are the same, its tokenizer or config"):
+        Fingerprint(**ours).check(Fingerprint(**theirs))
+    known_by_weights = Fingerprint(**{**ours, "encoder": ours["encoder"].split("-")[0]})
+    known_by_weights.check(Fingerprint(**theirs))
+
+
+def test_what_leaves_vectors_as_they_are_is_the_same_encoder(
+    encoder: BiEncoder, plain_dir: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(plain_dir, tmp_path / "copy")
+    harmless = {"transformers_version": "4.0", "hidden_dropout_prob": 0.3, "a_later_field": False}
+    changed(copy, "config.json", lambda file: file.update(harmless))
+    changed(copy, "tokenizer_config.json", lambda file: file.update(padding_side="left"))
+    other = BiEncoder.from_pretrained(copy, settings=DOT)
+    assert other.fingerprint("c") == encoder.fingerprint("c")
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -27,7 +27,8 @@ class Fingerprint:
     """What the vectors of an index depend on. Two that are equal give equal vectors."""
 
     encoder: str
-    """Fingerprint of the passage encoder's weights."""
+    """Digests of the passage encoder, "WEIGHTS-READING": of its weights, and of its configuration
+    and tokenizer; indexes built by earlier releases carry the first alone."""
     template: str
     """How a passage becomes text."""
     pooling: str
@@ -42,22 +43,28 @@ class Fingerprint:
     """Fingerprint of the passages."""
 
     def differences(self, other: Fingerprint) -> dict[str, tuple[Any, Any]]:
-        """Return the fields that differ, with this one's value and the other's."""
+        """Return the fields that differ, with this one's value and the other's.
+
+        Of an encoder of which one knows the weights alone, they alone are compared.
+        """
+        values = dataclasses.asdict(self), dataclasses.asdict(other)
+        found = {name: (ours, values[1][name]) for name, ours in values[0].items()}
         return {
-            field.name: (getattr(self, field.name), getattr(other, field.name))
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            name: pair
+            for name, pair in found.items()
+            if not (_same_encoder(*pair) if name == "encoder" else pair[0] == pair[1])
         }
 
     def mixed_with(self, other: Fingerprint) -> Fingerprint:
         """Return what an index carries when some of its vectors are of the one, some of the other.
 
         Raises:
-            InputError: they differ in more than the encoder's weights.
+            InputError: they differ in more than the encoder.
         """
         self.check(other, ignore={"encoder"})
-        encoder = self.encoder if self.encoder == other.encoder else MIXED
-        return dataclasses.replace(self, encoder=encoder)
+        known_of_both = min(self.encoder, other.encoder, key=len)
+        mixed = "encoder" in self.differences(other)
+        return dataclasses.replace(self, encoder=MIXED if mixed else known_of_both)
 
     def check(self, other: Fingerprint, *, ignore: Collection[str] = ()) -> None:
         """Hold an index (this) against what will be used with it (other).
@@ -76,10 +83,17 @@ class Fingerprint:
                     if name == "corpus"
                     else "open it with the retriever it was built with"
                 )
+                if name == "encoder" and ours.partition("-")[0] == theirs.partition("-")[0]:
+                    remedy += " (its weights are the same, its tokenizer or config.json is not)"
                 raise InputError(
                     f"the index was built with {name}={ours!r}, but {name}={theirs!r} is in use; "
                     f"rebuild it with `atlas-lm index build`, or {remedy}"
                 )
+
+
+def _same_encoder(one: str, other: str) -> bool:
+    weights, reading = zip(one.partition("-")[::2], other.partition("-")[::2], strict=True)
+    return weights[0] == weights[1] and ("" in reading or reading[0] == reading[1])
 
 
 @dataclass(frozen=True)

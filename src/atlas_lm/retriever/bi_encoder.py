@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from atlas_lm.passages.format import format_passage
 from atlas_lm.retriever import saving
+from atlas_lm.retriever.digest import encoder_digest
 from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.settings import EncoderSettings
@@ -240,7 +241,9 @@ class BiEncoder(nn.Module):
         settings = self.settings
         case = " (lower case)" if settings.lowercase else ""
         return {
-            "encoder": saving.weights_digest(self.passage_encoder, settings),
+            "encoder": encoder_digest(
+                Tower(self.passage_encoder, self.passage_tokenizer), settings
+            ),
             "template": settings.passage_prompt + settings.passage_template + case,
             "pooling": settings.pooling + (", unit length" if settings.unit_length else ""),
             "similarity": settings.similarity,

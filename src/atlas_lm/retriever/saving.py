@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import nn
 
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.sentence_transformers import MODULES, sentence_transformers_settings
 from atlas_lm.retriever.settings import EncoderSettings, settings_from
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import read_table, write_json
-from atlas_lm.runtime.weights import plain_state, save_stock_model
+from atlas_lm.runtime.weights import save_stock_model
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "bi_encoder.json"
@@ -77,15 +73,3 @@ def save_tower(tower: Tower, path: Path) -> None:
     """Write one encoder and its tokenizer as a transformers directory."""
     save_stock_model(tower.encoder, path)
     tower.tokenizer.save_pretrained(path)
-
-
-def weights_digest(encoder: nn.Module, settings: EncoderSettings) -> str:
-    """Return the SHA-256 of an encoder's weights: names in order, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    if settings.reference_layernorm:
-        digest.update(b"reference_layernorm\n")
-    for name, tensor in sorted(plain_state(encoder).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(content.numpy().data)
-    return digest.hexdigest()
