@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,6 @@ from atlas_lm.retriever.contrastive import (
     fit,
     fit_embeddings,
     follow_,
-    info_nce,
     learning_rate_at,
     run_recipe,
     train,
@@ -66,22 +64,6 @@ PASSAGES = [
     )
     for row, (animal, place) in enumerate(zip(ANIMALS, PLACES, strict=True))
 ]
-
-
-def test_info_nce_by_hand():
-    # Query 1 scores (2, 0), query 2 scores (1, 3); at τ = 2: (1, 0) and (0.5, 1.5).
-    # -log softmax of the own key: log(1 + e^-1) both times.
-    query = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
-    loss = info_nce(query, torch.eye(2), temperature=2.0)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
-
-
-def test_info_nce_counts_queue_keys_as_negatives_by_hand():
-    # One query (1, 0); own key (1, 0) scores 1, two queue keys score 0 and -1.
-    query = torch.tensor([[1.0, 0.0]])
-    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    expected = -math.log(math.e / (math.e + 1 + 1 / math.e))
-    assert info_nce(query, keys, temperature=1.0).item() == pytest.approx(expected)
 
 
 def test_queue_drops_the_oldest_first():

@@ -236,17 +236,6 @@ def test_two_processes_make_the_updates_of_one(plain_dir, tmp_path, kind):
             torch.testing.assert_close(result[name], tensor, atol=1e-5, rtol=1e-5, msg=name)
 
 
-def test_similarities_are_float32_whatever_the_precision(plain_dir, tmp_path):
-    write_corpus(tmp_path / "passages.jsonl")
-    learner = contrastive_learner(tmp_path, plain_dir, "in_batch")
-    query_emb = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
-    key_emb, own = query_emb.roll(1, 0), torch.arange(6)
-    exact, _ = learner._info_nce(query_emb, key_emb, own)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed, _ = learner._info_nce(query_emb, key_emb, own)
-    assert mixed.item() == exact.item()
-
-
 @pytest.mark.parametrize("kind", ["in_batch", "queue"])
 def test_a_step_whose_gradient_is_not_finite_moves_nothing_and_is_counted(
     plain_dir, tmp_path, kind

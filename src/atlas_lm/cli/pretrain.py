@@ -26,7 +26,7 @@ from atlas_lm.cli.train import (
 from atlas_lm.config import load_recipe, read_toml, save_recipe
 from atlas_lm.data.minipedia import prepare_minipedia
 from atlas_lm.passages.store import PassageStore
-from atlas_lm.retriever import BiEncoder, EncoderSettings, contrastive
+from atlas_lm.retriever import BiEncoder, contrastive
 from atlas_lm.retriever.contrastive_checkpoint import PretrainCheckpoints
 from atlas_lm.retriever.contrastive_config import ContrastiveConfig
 from atlas_lm.retriever.contrastive_data import train_wordpiece
@@ -34,7 +34,6 @@ from atlas_lm.retriever.contrastive_fit import FitConfig, Learner, fit_resumably
 from atlas_lm.retriever.contrastive_init import new_encoder
 from atlas_lm.retriever.contrastive_learner import ContrastiveLearner
 from atlas_lm.retriever.contrastive_sampler import PairSampler
-from atlas_lm.retriever.loading import Tower
 from atlas_lm.retriever.supervised import SupervisedLearner
 from atlas_lm.retriever.supervised_data import JudgedQuestions, QuestionSampler
 from atlas_lm.runtime import distributed
@@ -142,13 +141,7 @@ def start_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.seed)
         encoder = new_encoder(cfg, tokenizer.get_vocab_size())
-    settings = EncoderSettings(
-        pooling="mean",
-        similarity=cfg.similarity,
-        query_maxlength=min(64, cfg.maxlength),
-        passage_maxlength=cfg.maxlength,
-    )
-    return BiEncoder(Tower(encoder, contrastive.as_transformers(tokenizer, cfg)), settings)
+    return contrastive.as_bi_encoder(encoder, contrastive.as_transformers(tokenizer, cfg), cfg)
 
 
 def prepared(retriever: BiEncoder, fit: FitConfig) -> BiEncoder:

@@ -15,6 +15,7 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,25 +41,15 @@ from atlas_lm.retriever.contrastive_data import (
     tokenize,
     train_wordpiece,
 )
+from atlas_lm.retriever.contrastive_fit import decay_groups
 from atlas_lm.retriever.contrastive_init import lsa_word_vectors, new_encoder, set_word_embeddings_
+from atlas_lm.retriever.info_nce import info_nce
 from atlas_lm.retriever.loading import Tower
 from atlas_lm.retriever.pooling import mean_pool
 from atlas_lm.retriever.settings import EncoderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
 from atlas_lm.types import Passage
-
-
-def info_nce(
-    query_emb: Float[Tensor, "bsz dim"],
-    key_emb: Float[Tensor, "n_keys dim"],
-    *,
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Return -log softmax of each query's own key (row i's is key i), averaged over queries."""
-    logits = query_emb @ key_emb.T / temperature
-    own = torch.arange(len(query_emb), device=logits.device)
-    return F.cross_entropy(logits, own, reduction="mean")
 
 
 class KeyQueue:
@@ -142,31 +133,20 @@ def contrastive_loss(
     """
     query_emb = embed(encoder, [pair.query for pair in batch], similarity=cfg.similarity)
     keys = [pair.key for pair in batch]
+    nce = partial(
+        info_nce, own=torch.arange(len(batch)), temperature=cfg.temperature, count=len(batch)
+    )
     if momentum_encoder is not None and queue is not None:
         with torch.no_grad():
             key_emb = embed(momentum_encoder, keys, similarity=cfg.similarity)
         every_key = torch.cat([key_emb, queue.keys])
         queue.push(key_emb)
-        return info_nce(query_emb, every_key, temperature=cfg.temperature)
+        return nce(query_emb, every_key)[0]
     key_emb = embed(encoder, keys, similarity=cfg.similarity)
-    loss = info_nce(query_emb, key_emb, temperature=cfg.temperature)
+    loss, _ = nce(query_emb, key_emb)
     if not cfg.symmetric:
         return loss
-    return (loss + info_nce(key_emb, query_emb, temperature=cfg.temperature)) / 2
-
-
-def make_optimizer(encoder: nn.Module, cfg: ContrastiveConfig) -> torch.optim.AdamW:
-    """Return AdamW; embeddings, norms and biases do not decay."""
-    decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in encoder.named_parameters():
-        decays[parameter.ndim == 2 and "embeddings" not in name].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": decays[True], "weight_decay": cfg.weight_decay},
-            {"params": decays[False], "weight_decay": 0.0},
-        ],
-        lr=cfg.learning_rate,
-    )
+    return (loss + nce(key_emb, query_emb)[0]) / 2
 
 
 def learning_rate_at(step: int, cfg: ContrastiveConfig) -> float:
@@ -219,13 +199,7 @@ def run_recipe(cfg: ContrastiveConfig, passages: Iterable[Passage], out: str | P
     encoder, tokenizer = train(passages, cfg)
     if cfg.half_precision:
         encoder.half()
-    settings = EncoderSettings(
-        pooling="mean",
-        similarity=cfg.similarity,
-        query_maxlength=min(64, cfg.maxlength),
-        passage_maxlength=cfg.maxlength,
-    )
-    retriever = BiEncoder(Tower(encoder, tokenizer), settings)
+    retriever = as_bi_encoder(encoder, tokenizer, cfg)
     retriever.save_pretrained(out)
     return retriever
 
@@ -260,7 +234,8 @@ def fit(
     encoder: BertModel, data: Iterator[list[Pair]], cfg: ContrastiveConfig, *, name: str
 ) -> list[float]:
     """Train ``encoder`` in place for ``cfg.steps`` updates and return the loss of each."""
-    optimizer = make_optimizer(encoder, cfg)
+    groups = decay_groups(encoder.named_parameters(), cfg.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate)
     queued = cfg.negatives == "queue"
     momentum_encoder = copy.deepcopy(encoder).requires_grad_(False) if queued else None
     queue = KeyQueue(cfg.queue_size, cfg.dim) if queued else None
@@ -283,6 +258,19 @@ def fit(
             losses.append(loss.item())
             progress.update(task, advance=1, description=f"{name}: loss {losses[-1]:.3f}")
     return losses
+
+
+def as_bi_encoder(
+    encoder: BertModel, tokenizer: PreTrainedTokenizerFast, cfg: ContrastiveConfig
+) -> BiEncoder:
+    """Return the tied bi-encoder that ``cfg`` describes; queries are read up to 64 tokens."""
+    settings = EncoderSettings(
+        pooling="mean",
+        similarity=cfg.similarity,
+        query_maxlength=min(64, cfg.maxlength),
+        passage_maxlength=cfg.maxlength,
+    )
+    return BiEncoder(Tower(encoder, tokenizer), settings)
 
 
 def as_transformers(tokenizer: Tokenizer, cfg: ContrastiveConfig) -> PreTrainedTokenizerFast:

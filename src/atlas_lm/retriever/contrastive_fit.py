@@ -7,9 +7,9 @@ at t goes on as if it had never stopped, and needs no generator's state to do so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -235,16 +235,23 @@ def parameters_of(learner: Learner) -> dict[str, nn.Parameter]:
 
 
 def optimizer_of(learner: Learner, cfg: FitConfig) -> torch.optim.AdamW:
-    """Return AdamW; embeddings, norms and biases do not decay."""
+    """Return AdamW over what is trained, in `decay_groups`."""
+    groups = decay_groups(parameters_of(learner).items(), cfg.weight_decay)
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(0.9, cfg.beta2), eps=cfg.eps)
+
+
+def decay_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups: matrices decay; embeddings, norms and biases do not."""
     decays: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in parameters_of(learner).items():
+    for name, parameter in named_parameters:
         decays[parameter.ndim == 2 and "embeddings" not in name].append(parameter)
-    groups = [
-        {"params": members, "weight_decay": cfg.weight_decay if decay else 0.0}
+    return [
+        {"params": members, "weight_decay": weight_decay if decay else 0.0}
         for decay, members in decays.items()
         if members
     ]
-    return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(0.9, cfg.beta2), eps=cfg.eps)
 
 
 def _save(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -20,12 +21,8 @@ from atlas_lm.retriever.contrastive_config import ContrastiveConfig
 from atlas_lm.retriever.contrastive_data import Ids, Pair
 from atlas_lm.retriever.contrastive_sampler import PairSampler
 from atlas_lm.retriever.contrastive_shared import gather_with_gradient
-from atlas_lm.retriever.embedding import (
-    CPU_BATCH_TOKENS,
-    DEVICE_BATCH_TOKENS,
-    encode,
-    inner_products,
-)
+from atlas_lm.retriever.embedding import CPU_BATCH_TOKENS, DEVICE_BATCH_TOKENS, encode
+from atlas_lm.retriever.info_nce import info_nce
 from atlas_lm.retriever.loading import position_limit
 from atlas_lm.retriever.tokenization import batches_by_length
 from atlas_lm.runtime import distributed
@@ -86,18 +83,23 @@ class ContrastiveLearner:
         query_emb = self._embed(self.retriever, [pair.query for pair in batch])
         keys = [pair.key for pair in batch]
         first = distributed.world().share(self.sampler.batch_size).start
-        own = torch.arange(first, first + len(batch), device=query_emb.device)
+        nce = partial(
+            info_nce,
+            own=torch.arange(first, first + len(batch), device=query_emb.device),
+            temperature=self.cfg.temperature,
+            count=self.sampler.batch_size,
+        )
         if self.slow is not None and self.queue is not None:
             with torch.no_grad():
                 key_emb = torch.cat(distributed.gather(self._embed(self.slow, keys)))
             every_key = torch.cat([key_emb, self.queue.keys])
             self._new_keys = key_emb
-            return self._info_nce(query_emb, every_key, own)
+            return nce(query_emb, every_key)
         key_emb = self._embed(self.retriever, keys)
-        loss, metrics = self._info_nce(query_emb, gather_with_gradient(key_emb), own)
+        loss, metrics = nce(query_emb, gather_with_gradient(key_emb))
         if not self.cfg.symmetric:
             return loss, metrics
-        turned, _ = self._info_nce(key_emb, gather_with_gradient(query_emb), own)
+        turned, _ = nce(key_emb, gather_with_gradient(query_emb))
         return (loss + turned) / 2, metrics
 
     def follow(self) -> None:
@@ -117,15 +119,6 @@ class ContrastiveLearner:
         if self.slow is not None and self.queue is not None:
             self.slow.load_state_dict(dict(tensors["momentum"]))
             self.queue.restore(tensors["queue"])
-
-    def _info_nce(
-        self, query_emb: Float[Tensor, "n dim"], key_emb: Float[Tensor, "n_keys dim"], own: Tensor
-    ) -> tuple[Tensor, dict[str, float]]:
-        logits = inner_products(query_emb, key_emb) / self.cfg.temperature
-        count = self.sampler.batch_size
-        loss = nn.functional.cross_entropy(logits, own, reduction="sum") / count
-        right = (logits.detach().argmax(dim=-1) == own).sum()
-        return loss, {"accuracy": float(right) / count}
 
     def _pairs(self, step: int) -> list[Pair]:
         """Return the pairs of a step; those of the next are made meanwhile."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from atlas_lm.retriever.bi_encoder import BiEncoder
 from atlas_lm.retriever.contrastive_shared import gather_with_gradient
-from atlas_lm.retriever.embedding import inner_products
+from atlas_lm.retriever.info_nce import info_nce
 from atlas_lm.retriever.supervised_data import QuestionSampler
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
@@ -77,12 +77,9 @@ class SupervisedLearner:
                 gather_with_gradient(emb[len(positives) :]),
             ]
         )
-        logits = inner_products(query_emb, key_emb) / self.cfg.temperature
-        own = torch.arange(share.start, share.stop, device=logits.device)
+        own = torch.arange(share.start, share.stop, device=query_emb.device)
         count = self.sampler.batch_size
-        loss = nn.functional.cross_entropy(logits, own, reduction="sum") / count
-        right = (logits.detach().argmax(dim=-1) == own).sum()
-        return loss, {"accuracy": float(right) / count}
+        return info_nce(query_emb, key_emb, own, temperature=self.cfg.temperature, count=count)
 
     def follow(self) -> None:
         """Nothing follows an update."""
