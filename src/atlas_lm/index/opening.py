@@ -167,7 +167,11 @@ def _open(
 def _stack(
     opened: Sequence[tuple[Index, PassageStore]], paths: Sequence[Path]
 ) -> tuple[Index, PassageStore]:
-    """Join indexes; of passages with equal ids only the last one is live."""
+    """Join indexes; of passages with equal ids only the last one is live.
+
+    Raises:
+        InputError: they are of several encoders: their scores do not compare.
+    """
     indexes = [index for index, _ in opened]
     files = [file for _, store in opened for file in store.paths]
     dead, first = [np.zeros(0, np.int64)], 0
@@ -180,6 +184,8 @@ def _stack(
     hidden = np.union1d(hidden, earlier_rows(repeats, hidden))
     store = PassageStore.open(files, check=False, hidden=hidden)
     try:
+        for index in indexes[1:]:
+            indexes[0].fingerprint.check(index.fingerprint, ignore={"corpus"})
         joint = PartedIndex(indexes, hidden, passages=joined_files(indexes))
     except InputError as error:
         names = ", ".join(map(str, paths))
