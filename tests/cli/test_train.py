@@ -31,7 +31,9 @@ def test_a_run_goes_on_where_and_as_it_was_started(monkeypatch):
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    started = "torchrun --nproc-per-node 2 -m atlas_lm train run/recipe.toml"
+    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+    launcher = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 torchrun --nproc-per-node 2"
+    started = f"{launcher} -m atlas_lm train run/recipe.toml"
     assert resume_command(args).startswith(started)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from atlas_lm.runtime.distributed import own_gpu
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.launched import first_host, launched, start_words
+from atlas_lm.runtime.launched import first_host, launched, short_grace, start_words
 
 SLURM = {
     "SLURM_JOB_ID": "123456",
@@ -59,13 +59,22 @@ def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_is_shown()
 def test_as_many_processes_are_started_again():
     torchrun = {"RANK": "2", "WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none"}
     words = start_words(torchrun | {"LOCAL_WORLD_SIZE": "8", "GROUP_WORLD_SIZE": "1"})
-    assert " ".join(words) == "torchrun --nproc-per-node 8 -m atlas_lm"
+    patient = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    assert " ".join(words) == f"{patient}=600 torchrun --nproc-per-node 8 -m atlas_lm"
+    assert start_words(torchrun | {patient: "90"})[0] == f"{patient}=90"
     several = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "gpu007"}
     assert " ".join(start_words(torchrun | several | SLURM)) == (
-        "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d "
+        f"{patient}=600 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d "
         "--rdzv-endpoint gpu007:29400 -m atlas_lm"
     )
     srun = SLURM | {"RANK": "3", "WORLD_SIZE": "4"}  # `Place.export` has said the same
     assert " ".join(start_words(srun)) == "srun --ntasks=4 --kill-on-bad-exit=1 atlas-lm"
     assert "--gpus-per-node=2" in start_words(SLURM | {"SLURM_GPUS_PER_NODE": "2"})
     assert start_words({}) == start_words({"RANK": "0", "WORLD_SIZE": "1"}) == ["atlas-lm"]
+
+
+def test_a_launcher_that_kills_soon_after_it_stops_is_told_of():
+    torchrun = {"TORCHELASTIC_RUN_ID": "none"}
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600" in short_grace(torchrun)
+    assert not short_grace(torchrun | {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "90"})
+    assert not short_grace(SLURM)

@@ -143,7 +143,12 @@ def test_torchrun_starts_it(recipe, tmp_path):
     command += ["-m", "atlas_lm", "train", str(recipe), "--out", str(tmp_path / "run"), "--json"]
     done = subprocess.run(
         [*command, "training.total_steps=2", "training.save_every=0"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600",
+        },
         capture_output=True,
         text=True,
         timeout=200,

@@ -21,6 +21,7 @@ from atlas_lm.index.storage import map_rows
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime import distributed, logs
+from atlas_lm.runtime.launched import short_grace
 from atlas_lm.types import Example, Passage
 
 
@@ -37,6 +38,8 @@ def joined(device: str, *, timeout_minutes: float) -> Iterator[str]:
         logs.console.quiet = not world.is_main
         if world.size > 1:
             logs.notice(f"{world.size} processes")
+            if said := short_grace():
+                logs.warn(said)
         on_gpu = device == "cuda" and distributed.is_started()
         yield f"cuda:{torch.cuda.current_device()}" if on_gpu else device
 

@@ -11,6 +11,10 @@ from atlas_lm.runtime.errors import InputError
 
 PORTS = range(20000, 30000)
 """Where SLURM's processes meet, by the number of the job; ``MASTER_PORT`` overrules it."""
+GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Names how many seconds after SIGTERM or Ctrl-C ``torchrun`` kills its processes: 30 if unset."""
+ENOUGH = "600"
+"""Seconds in which a step and its checkpoint are surely done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +84,27 @@ def start_words(environment: Mapping[str, str] | None = None) -> list[str]:
         nodes, each = (env.get(f"{group}_WORLD_SIZE", "1") for group in ("GROUP", "LOCAL"))
         many = ["--nnodes", nodes] if nodes != "1" else []
         meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{place.address}:29400"]
-        return ["torchrun", *many, "--nproc-per-node", each, *meet * bool(many), "-m", "atlas_lm"]
+        own = ["--nproc-per-node", each, *meet * bool(many), "-m", "atlas_lm"]
+        return [f"{GRACE}={env.get(GRACE, ENOUGH)}", "torchrun", *many, *own]
     if "SLURM_STEP_NUM_TASKS" in env:
         gpus = env.get("SLURM_GPUS_PER_NODE")
         shown = [f"--gpus-per-node={gpus}"] if gpus else []
         return ["srun", f"--ntasks={place.size}", *shown, "--kill-on-bad-exit=1", "atlas-lm"]
     return ["atlas-lm"]
+
+
+def short_grace(environment: Mapping[str, str] | None = None) -> str:
+    """Return what to say where ``torchrun`` may kill a run that it stops; empty where all is well.
+
+    How long it waits is seen by its variable alone, not where its option gives it.
+    """
+    env = os.environ if environment is None else environment
+    if "TORCHELASTIC_RUN_ID" not in env or GRACE in env:
+        return ""
+    return (
+        "torchrun kills a run 30 seconds after SIGTERM or Ctrl-C, without checkpoint where a step "
+        f"and its saving take longer; set {GRACE}={ENOUGH} before it"
+    )
 
 
 def first_host(nodes: str) -> str:
