@@ -14,6 +14,7 @@ from atlas_lm.reader.fid import FiDReader
 from atlas_lm.reader.inputs import FiDInputs
 from atlas_lm.retriever.embedding import encode
 from atlas_lm.retriever.settings import EncoderSettings
+from atlas_lm.runtime.checkpointing import checkpoint_activations_
 from atlas_lm.training.optim import HalfOptimizer, OptimConfig
 from atlas_lm.types import Tokens
 
@@ -89,7 +90,7 @@ class RealStep:
             half.train()
         if plan.gradient_checkpointing:
             self.reader.enable_gradient_checkpointing()
-            self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations_(self.encoder)
         self.optimizers = [
             HalfOptimizer(half, OptimConfig(), total_steps=10)
             for half in (self.reader, self.encoder)

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
 from atlas_lm.planning import Machine, make_plan
 from tests.planning.small import request
 from tests.planning.test_stages import ONE
-
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def plan(machine: Machine, **fields):

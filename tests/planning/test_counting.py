@@ -8,8 +8,6 @@ from atlas_lm.planning.counting import Counter, counted
 from tests.planning import small
 from tests.planning.small import RealStep, causal, encoder, fid
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
 
 def request(**fields):
     """Return a plan of models deeper than those that are counted."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -23,15 +25,16 @@ from tests.index.conftest import make_fingerprint
 from tests.index.keeping import write
 from tests.planning.small import RealStep, encoder, fid, request
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 MACHINE = Machine(ram_bytes=10**10, disk_bytes=10**12, cores=1)
-CHANCES = 8
-"""A busy machine gets some: predicted and real are timed one after the other."""
+PAIRS, CHANCES = 5, 11
+"""Ratios whose median counts, and how many there may be where a busy machine upsets it: predicted
+and real are timed one after the other."""
 
 
-def median_seconds(work: Callable[[], object], runs: int = 5) -> float:
+def median_seconds(work: Callable[[], object], *, runs: int) -> float:
     work()
     times = []
     for _ in range(runs):
@@ -46,13 +49,21 @@ def stage(name: str, asked: PlanRequest, tmp_path: Path) -> Stage:
     return next(one for one in stages(asked, MACHINE, speed) if one.name == name)
 
 
-def within_a_fifth(predicted: Callable[[], float], real: Callable[[], float]) -> None:
-    ratios = []
-    for _ in range(CHANCES):
+def within_a_third(predicted: Callable[[], float], real: Callable[[], float]) -> None:
+    """Fail unless the median of predicted over real is between 3/4 and 4/3."""
+    ratios: list[float] = []
+    while len(ratios) < CHANCES:
         ratios.append(predicted() / real())
-        if abs(ratios[-1] - 1) < 0.2:
+        if len(ratios) >= PAIRS and 3 / 4 < statistics.median(ratios) < 4 / 3:
             return
     pytest.fail(f"predicted over real: {ratios}")
+
+
+@pytest.mark.parametrize(("wrong_by", "passes"), [(1.0, True), (1.5, False), (1 / 1.5, False)])
+def test_one_lucky_ratio_of_a_wrong_prediction_is_not_enough(wrong_by, passes):
+    noise = itertools.cycle([1.0, 1.2, 0.66, 1.1, 0.9, 1.5])
+    with nullcontext() if passes else pytest.raises(pytest.fail.Exception, match="over real"):
+        within_a_third(lambda: wrong_by * next(noise), lambda: 1.0)
 
 
 def made_up_index(
@@ -79,9 +90,9 @@ def test_the_time_of_a_training_step(tmp_path):
     asked = request(
         reader=fid(5, 128, dropout_rate=0.1), retriever=encoder(6, 128), dim=128, n_context=8
     )
-    within_a_fifth(
+    within_a_third(
         lambda: stage("train step", asked, tmp_path).seconds,
-        lambda: median_seconds(RealStep(asked)),
+        lambda: median_seconds(RealStep(asked), runs=3),
     )
 
 
@@ -102,8 +113,8 @@ def test_the_time_of_a_build(tmp_path, monkeypatch):
         fingerprint = make_fingerprint(corpus=store.fingerprint, dim=256)
         build(store, retriever.embed_corpus, tmp_path / f"{next(built)}", fingerprint=fingerprint)
 
-    within_a_fifth(
-        lambda: stage("build", asked, tmp_path).seconds, lambda: median_seconds(once, runs=3)
+    within_a_third(
+        lambda: stage("build", asked, tmp_path).seconds, lambda: median_seconds(once, runs=1)
     )
 
 
@@ -125,7 +136,7 @@ def test_the_time_of_a_search(tmp_path, monkeypatch, kind, bsz):
         bsz=bsz,
         index="fp16" if kind == "flat" else kind,
     )
-    within_a_fifth(
+    within_a_third(
         lambda: stage("search", asked, tmp_path).seconds,
         lambda: median_seconds(lambda: index.search(query, asked.topk), runs=15),
     )

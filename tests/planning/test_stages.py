@@ -12,8 +12,6 @@ from tests.index.conftest import DIM
 from tests.index.keeping import built, write
 from tests.planning.small import RealStep, encoder, request
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
 building = sys.modules["atlas_lm.index.build"]  # the package's name is the function
 MACHINE = Machine(ram_bytes=10**10, disk_bytes=10**12, cores=1)
 ONE = Throughput(

@@ -21,6 +21,7 @@ from atlas_lm.planning.counting import Cost, by_layers, counted
 from atlas_lm.planning.models import PlannedModel
 from atlas_lm.planning.request import PlanRequest
 from atlas_lm.reader.settings import ReaderSettings
+from atlas_lm.runtime.checkpointing import checkpoint_activations_
 
 EMBEDDING_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens embedded at a time; see `retriever.embedding`."""
@@ -185,10 +186,7 @@ def _prepare(halves: nn.ModuleDict, request: PlanRequest) -> None:
     for name, half in halves.items():
         wanted = reader if name == "reader" or retriever is None else retriever
         if wanted and (name != "passage" or not request.query_side):
-            module: Any = half
-            name_of = "activation_checkpointing_enable"  # its name from transformers 5.23 on
-            enable = getattr(module, name_of, None) or module.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_activations_(half)
 
 
 def micro_batch(halves: nn.ModuleDict, request: PlanRequest, *, backward: bool = True) -> None:

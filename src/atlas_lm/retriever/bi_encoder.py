@@ -22,8 +22,8 @@ from atlas_lm.retriever.digest import encoder_digest
 from atlas_lm.retriever.embedding import EmbeddingReport, embed_texts
 from atlas_lm.retriever.loading import Tower, load_tower, local_directory
 from atlas_lm.retriever.settings import EncoderSettings
-from atlas_lm.retriever.switches import checkpoint_activations_
 from atlas_lm.runtime import distributed
+from atlas_lm.runtime.checkpointing import checkpoint_activations_
 from atlas_lm.runtime.dropout import set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
