@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from atlas_lm.index.corpus import deleted_rows, with_parts
 from atlas_lm.index.files import Manifest, read_manifest
-from atlas_lm.index.opening import STACK, open_index, stack_members
+from atlas_lm.index.opening import STACK, consistently, open_index, stack_members, watched
 from atlas_lm.index.storage import map_array
 from atlas_lm.runtime.errors import InputError
 
@@ -42,6 +42,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         InputError: a manifest is missing or damaged, or a stack cannot be opened.
     """
     path = Path(path)
+    return consistently(watched(path), lambda: _described(path))
+
+
+def _described(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     directories = list(members(path))
     dead = _dead_rows(path, manifest)

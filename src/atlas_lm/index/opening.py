@@ -95,13 +95,13 @@ def consistently(paths: Sequence[Path], read: Callable[[], Opened]) -> Opened:
     """Return what ``read`` returns while the manifests of ``paths`` stay the same.
 
     Raises:
-        InputError: as ``read`` raises, when no writer is the cause; or writers never pause.
+        InputError: writers never pause; or whatever ``read`` raises when no writer is the cause.
     """
     for _ in range(ATTEMPTS):
         before = _manifests(paths)
         try:
             opened = read()
-        except (InputError, OSError):
+        except Exception:  # of halves that do not belong together, anything
             if _manifests(paths) == before:
                 raise
         else:
@@ -110,6 +110,17 @@ def consistently(paths: Sequence[Path], read: Callable[[], Opened]) -> Opened:
         time.sleep(0.01)
     names = ", ".join(map(str, paths))
     raise InputError(f"{names}: changed {ATTEMPTS} times while being opened; wait for the writers")
+
+
+def watched(path: Path) -> list[Path]:
+    """Return the directories whose manifests say what an index is: its own, and a stack's members.
+
+    Raises:
+        InputError: a manifest is missing or damaged, or a member is.
+    """
+    manifest = read_manifest(path)
+    members = stack_members(path, manifest) if manifest.kind == STACK else []
+    return [path, *(one for member in members for one in watched(member))]
 
 
 def load_vectors(path: Path, manifest: Manifest, **how: Any) -> Index:

@@ -15,7 +15,7 @@ from atlas_lm.index.build import Embed
 from atlas_lm.index.describe import members
 from atlas_lm.index.files import ArrayFile, Fingerprint, Manifest
 from atlas_lm.index.member import vectors_of
-from atlas_lm.index.opening import consistently, open_index
+from atlas_lm.index.opening import consistently, open_index, watched
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
@@ -73,7 +73,9 @@ def verify(
         )
     path = Path(path)
     try:
-        return consistently([path], lambda: _verified(path, embed, fingerprint, sample, seed))
+        return consistently(
+            watched(path), lambda: _verified(path, embed, fingerprint, sample, seed)
+        )
     except InputError as error:
         return Verified(files=0, bytes=0, problems=(str(error),))
 
