@@ -40,6 +40,11 @@ class Index(Protocol):
         ...
 
     @property
+    def created(self) -> str:
+        """When the oldest of the vectors was written (UTC, ISO 8601); "" where none is yet."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where searches run."""
         ...

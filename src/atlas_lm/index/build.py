@@ -258,7 +258,7 @@ class Partial:
         passages: PassageFiles,
         copy_passages: bool,
         arrays: Mapping[str, ArraySource] | None = None,
-        created: str | None = None,
+        created: str = "",
     ) -> Manifest:
         """Make the index in ``out`` of these vectors, manifest last; then drop this directory.
 
@@ -271,7 +271,7 @@ class Partial:
             passages: the files of ``store``.
             copy_passages: whether the directory gets its own copy of them.
             arrays: further files by role.
-            created: when the vectors were computed; now if None.
+            created: when the vectors were computed; now if empty.
         """
         count, dim = len(store), self.fingerprint.dim
         hidden = store.hidden if store.hidden is not None else np.zeros(0, np.int64)
@@ -298,7 +298,7 @@ class Partial:
                 settings=encoded.settings,
                 recall=encoded.recall,
                 deleted=len(hidden),
-                **({} if created is None else {"created": created}),
+                created=created,
             )
         shutil.rmtree(self.path)
         return manifest

@@ -37,6 +37,8 @@ class Facts:
     """The passages the rows stand for, once the index is on disk."""
     recall: Recall | None = None
     """Measured when the index was built."""
+    created: str = ""
+    """When the vectors were written (UTC, ISO 8601); "" where they are not yet."""
 
     @classmethod
     def of(cls, directory: Path, manifest: Manifest) -> Facts:
@@ -53,6 +55,7 @@ class Facts:
             step=manifest.step,
             passages=manifest.passages.located(directory) if manifest.passages else None,
             recall=manifest.recall,
+            created=manifest.created,
         )
 
     def share(self, rows: range) -> Facts:
@@ -92,6 +95,11 @@ class CodedIndex(ABC):
     def step(self) -> int:
         """The retriever's step when the vectors were computed."""
         return self.facts.step
+
+    @property
+    def created(self) -> str:
+        """When the vectors were written (UTC, ISO 8601); "" where they are not yet."""
+        return self.facts.created
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +165,7 @@ class CodedIndex(ABC):
             recall=self.recall,
             count=len(self),
             dtype=self.dtype,
+            created=self.created,
         ).passages
 
 

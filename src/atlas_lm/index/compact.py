@@ -155,7 +155,7 @@ def _rewritten(
     fingerprint = dataclasses.replace(encoder, corpus=store.fingerprint)
     partial = Partial(path, fingerprint, manifest.dtype, step)
     arrays: dict[str, ArraySource] = {}
-    created = None
+    created = ""
     if embed is None:
         alive = np.ones(manifest.rows, np.bool_)
         alive[dead] = False

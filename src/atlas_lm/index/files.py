@@ -206,7 +206,8 @@ class Manifest:
     passages: PassageFiles | None
     """The passages of the rows; None where the index was saved without."""
     created: str
-    """When the vectors were written (UTC, ISO 8601); compaction, which copies them, keeps it."""
+    """When the vectors were written (UTC, ISO 8601); compaction and `save`, which copy them, keep
+    it."""
     library_version: str
     """Version of atlas-lm that wrote it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -244,9 +245,16 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def write_manifest(directory: Path, **fields: Any) -> Manifest:
-    """Write the manifest with the time and the library's version, atomically; return it."""
-    manifest = Manifest(**{"created": _now(), "library_version": _library_version(), **fields})
+def write_manifest(directory: Path, *, created: str = "", **fields: Any) -> Manifest:
+    """Write the manifest with the library's version, atomically; return it.
+
+    Args:
+        directory: the index directory.
+        created: when the vectors were written; now if empty.
+        fields: the manifest's other fields.
+    """
+    version = _library_version()
+    manifest = Manifest(created=created or _now(), library_version=version, **fields)
     write_json(directory / MANIFEST, dataclasses.asdict(manifest))
     return manifest
 

@@ -85,6 +85,7 @@ class FlatIndex:
         mapped: bool = False,
         row_steps: Int32[Tensor, " n"] | None = None,
         first_pass: _FirstPass | None = None,
+        created: str = "",
     ) -> None:
         self._embeddings = embeddings
         self._mapped = mapped
@@ -97,6 +98,8 @@ class FlatIndex:
         """The step of every row's vector, on the CPU; None where all are of ``step``."""
         self.passage_files = passages
         """The passages the rows stand for, once the index is on disk."""
+        self.created = created
+        """When the vectors were written (UTC, ISO 8601); "" where they are not yet."""
 
     def __len__(self) -> int:
         return self._embeddings.shape[0]
@@ -134,6 +137,7 @@ class FlatIndex:
             mapped=mapped,
             row_steps=self.row_steps,
             first_pass=self._first_pass if embeddings is self._embeddings else None,
+            created=self.created,
         )
         return moved
 
@@ -150,6 +154,7 @@ class FlatIndex:
             mapped=self._mapped,
             row_steps=None if self.row_steps is None else self.row_steps[rows.start : rows.stop],
             first_pass=None if scan is None else _FirstPass(embeddings, scan.share(rows)),
+            created=self.created,
         )
         return part
 
@@ -281,6 +286,8 @@ class FlatIndex:
         if step is not None:
             self.set_steps_(step if whole else self._row_steps_with(selected, step))
         self.fingerprint = described
+        if whole:
+            self.created = ""
 
     def set_steps_(self, steps: int | Int32[Tensor, " n"]) -> None:
         """Say of which retriever's step the vectors are: one step, or one for each row.
@@ -330,6 +337,7 @@ class FlatIndex:
                 passages=passages,
                 copy_passages=copy_passages or (passages is not None and passages.copied),
                 arrays=self._arrays(),
+                created=self.created,
             ).passages
 
     def _arrays(self) -> dict[str, Tensor]:
@@ -384,6 +392,7 @@ class FlatIndex:
             mapped=mapped,
             row_steps=row_steps,
             first_pass=first_pass,
+            created=manifest.created,
         )
         return index
 

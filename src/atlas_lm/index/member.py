@@ -53,6 +53,11 @@ class Window:
         return self.whole.step
 
     @property
+    def created(self) -> str:
+        """When the vectors of the whole were written; "" where they are not yet."""
+        return self.whole.created
+
+    @property
     def device(self) -> torch.device:
         """Where searches run."""
         return self.whole.device

@@ -96,6 +96,11 @@ class PartedIndex:
         return min(part.step for part in self.parts)
 
     @property
+    def created(self) -> str:
+        """When the vectors of the oldest part were written; "" where none is yet."""
+        return min((part.created for part in self.parts if part.created), default="")
+
+    @property
     def row_steps(self) -> Int32[Tensor, " n"] | None:
         """The step of every row's vector; None where all are of `step`."""
         steps = [steps_of(part) for part in self.parts]
@@ -194,6 +199,7 @@ class PartedIndex:
                 copy_passages=copy_passages,
                 arrays=arrays if steps is None else {**arrays, "row_steps": steps},
                 deleted=len(self.deleted),
+                created=self.created,
             ).passages
 
     def _with(self, parts: Sequence[Index], deleted: NDArray[np.int64]) -> PartedIndex:

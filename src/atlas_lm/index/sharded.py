@@ -103,6 +103,11 @@ class ShardedIndex:
         return self._share.index.step
 
     @property
+    def created(self) -> str:
+        """When this share's vectors were written; "" where they are not yet."""
+        return self._share.index.created
+
+    @property
     def device(self) -> torch.device:
         """Where the share is searched."""
         return self._share.index.device
@@ -188,6 +193,7 @@ class ShardedIndex:
             fingerprint = fingerprint if other == fingerprint else fingerprint.mixed_with(other)
         whole = FlatIndex(room, fingerprint=fingerprint, passages=self.passage_files)
         whole.set_steps_(torch.cat(all_steps))
+        whole.created = local.created
         return whole
 
     def _checked(

@@ -75,6 +75,7 @@ def write_index(
     count: int | None = None,
     dtype: torch.dtype | None = None,
     deleted: int = 0,
+    created: str = "",
 ) -> Manifest:
     """Write vectors, arrays and manifest, and the passages where they are to be copied.
 
@@ -93,6 +94,7 @@ def write_index(
         count: number of vectors.
         dtype: how vectors are, or were, stored.
         deleted: how many rows the array "deleted" lists.
+        created: when the vectors were written first; now if empty.
 
     Raises:
         InputError: the directory holds something else, or the disk is full; an index that was
@@ -124,6 +126,7 @@ def write_index(
             settings=settings or {},
             recall=recall,
             deleted=deleted,
+            created=created,
         )
 
 
