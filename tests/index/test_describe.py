@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from atlas_lm.index import IndexSettings, add, compact, delete, open_index, read_manifest
 from atlas_lm.index.describe import describe
 from atlas_lm.index.stack import stack
+from atlas_lm.index.verify import verify
 from tests.index.keeping import ENCODER, built, embed, write
 
 OLD = "2020-01-01T00:00:00+00:00"
@@ -82,3 +84,34 @@ def test_hidden_rows_count_in_no_share_of_steps(old, tmp_path):
     (young / "manifest.json").write_text(json.dumps({**manifest, "step": 7}))
     stack([old, young], tmp_path / "stack")
     assert describe(tmp_path / "stack")["steps"] == {"7": 1.0}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("looked_at", ["describe", "verify"])
+def test_an_index_that_is_written_meanwhile_is_looked_at_again(
+    old, tmp_path, monkeypatch, stacked, looked_at
+):
+    add(old, write(tmp_path / "new.jsonl", {"q": "new"}), embed, fingerprint=ENCODER)
+    path = old
+    if stacked:
+        path = tmp_path / "stack"
+        young = built(tmp_path / "young", [write(tmp_path / "y.jsonl", {"z": "young"})])
+        stack([old, young], path)
+    module = sys.modules[describe.__module__ if looked_at == "describe" else verify.__module__]
+    read, calls = module.members, []
+
+    def overtaken(of):
+        listed = list(read(of))
+        calls.append(of)
+        if len(calls) == 1:
+            delete(old, ["p1", "q"])
+            compact(old)
+        return listed
+
+    monkeypatch.setattr(module, "members", overtaken)
+    if looked_at == "describe":
+        described = describe(path)
+        assert [described[name] for name in ("passages", "deleted")] == [19 + stacked, 0]
+    else:
+        assert verify(path).problems == ()
+    assert calls.count(path) == 2
