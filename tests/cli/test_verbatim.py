@@ -36,7 +36,7 @@ def test_passages_behind_an_answer(capsys, monkeypatch):
 
 
 def test_questions_and_passages_retrieved(capsys, monkeypatch):
-    question = Example("1", "[INST] who? [/INST]", "x")
+    question = Example("1", "question: who? answer: <extra_id_0>", "x", sought="[/INST] who?")
     found = Retrieved(((ODD,),), torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int64))
     index = SimpleNamespace(way=lambda bsz: "[/somehow]")
     atlas = SimpleNamespace(index=index, retrieve=lambda batch, topk: found)
@@ -44,7 +44,8 @@ def test_questions_and_passages_retrieved(capsys, monkeypatch):
     monkeypatch.setattr(retrieve, "load_data", lambda *_, **__: [question])
     assert main(["retrieve", "--index", "i", "--data", "d"]) == 0
     shown = capsys.readouterr().out
-    assert question.query in shown
+    assert "[/INST] who?" in shown
+    assert "extra_id_0" not in shown  # the reader's wording is not what the retriever is asked
     assert "[/i]7  [red]T" in shown
 
 

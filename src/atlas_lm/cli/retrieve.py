@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             scores = retrieved.scores[place].tolist()
             for passage, score in zip(retrieved.passages[place], scores, strict=True):
                 shown = verbatim(f"{passage.id}  {passage.heading}")
-                table.add_row(verbatim(example.query), shown, f"{score:.3f}")
+                table.add_row(verbatim(example.retriever_query), shown, f"{score:.3f}")
             table.add_section()
     if args.json:
         print_json({"examples": found, "way": way})
