@@ -79,6 +79,9 @@ def conversation(rank: int, size: int, port: int) -> None:
         assert pieces_done(own=1 + 3 * rank) == 1 + 3 * rank
         with pytest.raises(ValueError if rank else InputError, match="broken"):
             pieces_done(own=1 if rank else 9, failing=bool(rank))
+        with pytest.raises(distributed.StopAsked), distributed.in_pieces(lambda: rank == 1) as meet:
+            for _ in range(0 if rank else 9):
+                meet()
         distributed.barrier()
     assert distributed.world() == World()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.staleness import LiveIndex
 from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
 
 CLOCK = ("tokens_per_second", "queries_per_second", "share_", "peak_mb_")
@@ -119,6 +120,36 @@ def test_sigterm_however_often_is_heeded_too_and_handlers_are_given_back(tmp_pat
     assert stopped.outcome.checkpoint.name == "step-00000002"
     after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert after == before
+
+
+def test_a_refresh_is_given_up_and_made_anew(tmp_path, monkeypatch):
+    def struck(live, rows, step, stopping):
+        signal.raise_signal(signal.SIGTERM)
+        renew(live, rows, step, stopping)
+
+    renew = LiveIndex.renew
+    whole = run(tmp_path / "whole", config())
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveIndex, "renew", struck)
+        stopped = run(tmp_path / "run", config())
+    assert (stopped.outcome.step, stopped.outcome.finished) == (3, False)
+    assert stopped.state.freshness.version == 0
+    assert stopped.outcome.checkpoint.name == "step-00000003"
+    resumed = run(tmp_path / "run", config(), resume=True, model=FakeAtlas(seed=7))
+    assert numbers(resumed.log)[0][0] == 4
+    for name, tensor in all_tensors(whole.state).items():
+        assert torch.equal(tensor, all_tensors(resumed.state)[name]), name
+
+
+def test_a_request_in_the_last_step_leaves_what_follows_training_undone(tmp_path):
+    def evaluate():
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    stopped = run(tmp_path, config(), evaluate=evaluate)
+    assert (stopped.outcome.step, stopped.outcome.finished) == (8, False)
+    again = run(tmp_path, config(), resume=True)
+    assert (again.outcome.step, again.outcome.finished, again.log) == (8, True, [])
 
 
 def test_a_second_ctrl_c_strikes_at_once(tmp_path, request):

@@ -33,6 +33,10 @@ class OtherProcessFailed(InputError):  # noqa: N818
     """Another process of the run has failed or gone; the message says which and why."""
 
 
+class StopAsked(Exception):  # noqa: N818
+    """Work in pieces was given up between two of them, on all processes: one was asked to stop."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """The processes that work together, and this one's place among them."""
@@ -369,12 +373,23 @@ def agreed() -> Iterator[None]:
     agree(error)
 
 
+def never() -> bool:
+    """Return False."""
+    return False
+
+
 @contextmanager
-def in_pieces() -> Iterator[Callable[[], object]]:
+def in_pieces(stopping: Callable[[], bool] = never) -> Iterator[Callable[[], object]]:
     """Do work in pieces, of which processes may have unequally many; raise on all what one raises.
 
     What is yielded is to be called after each piece. There the processes meet: none waits for
     another longer than a piece takes, and none goes on where another has failed. Collective.
+
+    Args:
+        stopping: Whether this process has been asked to stop; looked at after each piece.
+
+    Raises:
+        StopAsked: one was asked to, and the work of all was not done.
     """
     parted = False
 
@@ -383,9 +398,12 @@ def in_pieces() -> Iterator[Callable[[], object]]:
         nonlocal parted
         parted = True
         agree(error)
-        somebody = any_process(at_work)
+        votes = gather_numbers([at_work, stopping()]).any(0)
+        somebody, asked = votes.tolist()
+        if somebody and asked:
+            raise StopAsked
         parted = False
-        return somebody
+        return bool(somebody)
 
     try:
         yield meet

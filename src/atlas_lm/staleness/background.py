@@ -8,7 +8,7 @@ run's checkpoints: a run that stops meanwhile begins the same refresh again when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from atlas_lm.index.files import Fingerprint
+from atlas_lm.runtime.distributed import never
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness.live import LiveIndex
 from atlas_lm.staleness.refresher import Tensors
@@ -103,7 +104,7 @@ class BackgroundRefresh:
         self._job: Job | None = None
         self._worker: Worker | None = None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Copy the passage encoder and start to embed with the copy."""
         if self._job is not None:
             return

@@ -6,7 +6,7 @@ line of the log. When to refresh is a `Trigger`, how is a `Refresher`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from atlas_lm.index.files import Fingerprint
+from atlas_lm.runtime.distributed import never
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness.drift import Drift
 from atlas_lm.staleness.live import LiveIndex
@@ -31,8 +32,12 @@ class Freshness(Protocol):
         """How often vectors were replaced: the same number, the same vectors."""
         ...
 
-    def prepare(self, step: int) -> None:
-        """Do what is due before the update at ``step``: refresh, begin to, or swap in."""
+    def prepare(self, step: int, stopping: Callable[[], bool] = never) -> None:
+        """Do what is due before the update at ``step``: refresh, begin to, or swap in.
+
+        Raises:
+            StopAsked: ``stopping`` was true in a refresh, somewhere; the next call makes it anew.
+        """
         ...
 
     def observe(self, queries: Iterable[str]) -> None:
@@ -79,7 +84,7 @@ class AlwaysFresh:
     def __init__(self, *, indexed: bool = False) -> None:
         self._indexed = indexed
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Nothing is ever due."""
 
     def observe(self, queries: Iterable[str]) -> None:
@@ -151,11 +156,11 @@ class KeptIndex:
         """How often vectors were replaced."""
         return self._live.version
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Swap in what has become ready; then begin a refresh if one is due."""
         self._refresher.proceed(step)
         if step > 0 and self._trigger.is_due(step, lambda: self._drift(step).drift):
-            self._refresher.begin(step)
+            self._refresher.begin(step, stopping)
 
     def observe(self, queries: Iterable[str]) -> None:
         """Remember the queries as the last ones asked."""

@@ -144,18 +144,24 @@ class LiveIndex:
         stale, fresh = stale.float().cpu(), fresh.float().cpu()
         return torch.cat(distributed.gather(stale)), torch.cat(distributed.gather(fresh))
 
-    def renew(self, rows: Sequence[int], step: int) -> None:
+    def renew(
+        self,
+        rows: Sequence[int],
+        step: int,
+        stopping: Callable[[], bool] = distributed.never,
+    ) -> None:
         """Embed these rows with the retriever as it is at ``step``, and swap them in.
 
         Collective where shared: each process embeds its own.
 
         Raises:
             InputError: an embedding is not finite; the index is as it was.
+            StopAsked: ``stopping`` was true on the way, somewhere; the index is as it was.
         """
         if not rows:
             return
         own = self._own(rows)
-        with distributed.in_pieces() as meet:
+        with distributed.in_pieces(stopping) as meet:
 
             def embed(passages: Sequence[Passage]) -> Float[Tensor, "n dim"]:
                 fresh = self.encoder.embed_corpus(passages)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from atlas_lm.runtime.distributed import never
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness.live import LiveIndex
 from atlas_lm.staleness.recent import RecentQueries
@@ -20,8 +21,12 @@ Tensors = Mapping[str, Mapping[str, Tensor]]
 class Refresher(Protocol):
     """A way to refresh an index."""
 
-    def begin(self, step: int) -> None:
-        """Refresh, or begin to: a refresh is due before the update at ``step``."""
+    def begin(self, step: int, stopping: Callable[[], bool] = never) -> None:
+        """Refresh, or begin to: a refresh is due before the update at ``step``.
+
+        Raises:
+            StopAsked: ``stopping`` was true on the way; nothing has changed.
+        """
         ...
 
     def proceed(self, step: int) -> None:
@@ -72,9 +77,9 @@ class FullRefresh(_AtOnce):
     def __init__(self, live: LiveIndex) -> None:
         self._live = live
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Replace every vector by the retriever's own."""
-        self._live.renew(range(len(self._live)), step)
+        self._live.renew(range(len(self._live)), step, stopping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +124,9 @@ class PartialRefresh(_AtOnce):
         self._live, self._recent, self._config = live, recent, config
         self._depth = min(config.depth * topk, live.n_findable)
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, stopping: Callable[[], bool] = never) -> None:
         """Replace the vectors of the rows that are `due`."""
-        self._live.renew(self.due(step), step)
+        self._live.renew(self.due(step), step, stopping)
 
     def due(self, step: int) -> list[int]:
         """Return the rows to embed anew at ``step``, ascending.

@@ -32,7 +32,7 @@ class Outcome:
     step: int
     """Updates made in the run so far."""
     finished: bool
-    """False where the user or the system asked it to stop."""
+    """False where the user or the system asked it to stop, be it in the last step."""
     checkpoint: Path
     """The checkpoint of that very step."""
 
@@ -74,14 +74,14 @@ def train(
     with StopRequest() as stop, closing(state.freshness), explained:
         stopping = distributed.any_process(stop.asked)
         while state.step < cfg.total_steps and not stopping:
-            run.step()
+            run.step(lambda: stop.asked)
             stopping = distributed.any_process(stop.asked)
             if run.checkpoint_is_due and state.step < cfg.total_steps and not stopping:
                 run.save(wait=not cfg.save_in_background)
             if after_step:
                 after_step(state.step)
         path = run.save()
-    finished = state.step >= cfg.total_steps
+        finished = state.step >= cfg.total_steps and not distributed.any_process(stop.asked)
     if not finished:
         notice(f"stopped after step {state.step} of {cfg.total_steps}, saved as {path}")
     return Outcome(state.step, finished, path)
@@ -104,12 +104,17 @@ class _Run:
         self.monitor = CollapseMonitor()
         self.checkpoint_is_due = False
 
-    def step(self) -> None:
-        """Make one update and all that belongs to its step; say whether a checkpoint is due."""
+    def step(self, stopping: Callable[[], bool]) -> None:
+        """Make one update and all that belongs to its step; say whether a checkpoint is due.
+
+        Nothing is made where ``stopping`` is true in a refresh, on any process.
+        """
         state, cfg, clock = self.state, self.cfg, self.clock
         began = state.batches.position
         try:
-            batches, done, guilty = self._update()
+            batches, done, guilty = self._update(stopping)
+        except distributed.StopAsked:
+            return
         except Exception:
             state.batches.position = began
             state.optimizers.drop_gradients()
@@ -126,11 +131,13 @@ class _Run:
         watch(self.monitor, done, state.step)
         self._report(done)
 
-    def _update(self) -> tuple[Sequence[Batch], Update, Sequence[str] | None]:
+    def _update(
+        self, stopping: Callable[[], bool]
+    ) -> tuple[Sequence[Batch], Update, Sequence[str] | None]:
         """Refresh what is due and update; return the batches, and what became of them."""
         state, cfg, clock = self.state, self.cfg, self.clock
         with clock("refresh"):
-            state.freshness.prepare(state.step)
+            state.freshness.prepare(state.step, stopping)
         with clock("data"):
             batches = state.batches.take(cfg.accumulation_steps)
         learns = retriever_learns(state, cfg)
