@@ -293,8 +293,20 @@ class Reader(Protocol):
         """Where the parameters live."""
         ...
 
+    def set_dropout(self, p: float) -> None:
+        """Set every dropout probability, which must be in [0, 1)."""
+        ...
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        ...
+
     def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Any:
         """Return `ReaderInputs` for a batch; empty passage lists mean closed book."""
+        ...
+
+    def legible(self, query: str, passage: Passage) -> Passage:
+        """Return a passage without the end of its text that is cut off where it is read."""
         ...
 
     def loss(self, inputs: Any, target: Sequence[str]) -> TokenLoss:

@@ -26,6 +26,10 @@ PASSAGES = tuple(
 FOUND = Retrieved(PASSAGES, torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.int64))
 
 
+def whole(query: str, passage: Passage) -> Passage:
+    return passage
+
+
 def answers(*texts: str):
     return [Generated(text, (1,), -0.1 * n - 0.1) for n, text in enumerate(texts)]
 
@@ -34,7 +38,7 @@ def answers(*texts: str):
 def report():
     opened = evaluate_answers(EXAMPLES, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
     closed = evaluate_answers(EXAMPLES, answers("name 0", "?", "?", "?"))
-    return make_report({"closed": closed, "open": opened}, n_context=2)
+    return make_report({"closed": closed, "open": opened}, n_context=2, legible=whole)
 
 
 def test_grounding_by_hand(report):
@@ -47,13 +51,21 @@ def test_grounding_by_hand(report):
 
 def test_only_passages_that_were_read_count(report):
     records = report.evaluations["open"].records
-    assert ground(records, 1).contained.mean == 0.5  # "nobody" stands in the second passage
+    assert ground(records, 1, whole).contained.mean == 0.5  # "nobody" stands in the second passage
+
+
+def test_only_what_was_read_of_a_passage_counts(report):
+    def first_words(query: str, passage: Passage) -> Passage:
+        return dataclasses.replace(passage, text=passage.text[: len("It was n")])
+
+    found = ground(report.evaluations["open"].records, 2, first_words)
+    assert (found.contained.mean, found.reachable.mean) == (0.0, 0.0)
 
 
 def test_answers_that_nothing_judges_are_not_called_wrong():
     unjudged = [dataclasses.replace(example, measures=("rouge_l", "f1")) for example in EXAMPLES]
     opened = evaluate_answers(unjudged, answers("name 0", "name 1", "?", "x"), FOUND, ks=(1,))
-    found = ground(opened.records, 2)
+    found = ground(opened.records, 2, whole)
     assert found.contained.mean == 0.5
     assert found.contained_right is None
     assert found.contained_wrong is None
@@ -62,7 +74,7 @@ def test_answers_that_nothing_judges_are_not_called_wrong():
 def test_a_chosen_label_is_not_sought_in_passages():
     chosen = [dataclasses.replace(example, choices=("a", "b")) for example in EXAMPLES]
     opened = evaluate_answers(chosen, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
-    assert ground(opened.records, 2) is None
+    assert ground(opened.records, 2, whole) is None
 
 
 def test_rouge_is_reported_where_it_is_the_metric():

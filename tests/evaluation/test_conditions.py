@@ -52,6 +52,16 @@ def test_without_gold_ids_the_oracle_takes_answer_bearing_passages(atlas, asked)
         assert row[0].id in example.gold_passage_ids
 
 
+def test_an_answer_behind_the_readers_limit_makes_no_good_passage(atlas, asked):
+    context = dataclasses.replace(atlas.config.context, passages_from="file", n_context=1)
+    reading = atlas.with_config(dataclasses.replace(atlas.config, context=context))
+    answer = asked[0].answers[0]
+    limit = atlas.reader.settings.text_maxlength
+    given = (Passage("1", f"{'a ' * limit}{answer}"), Passage("2", f"it is {answer}"))
+    unnamed = dataclasses.replace(asked[0], gold_passage_ids=frozenset(), passages=given)
+    assert oracle_passages(reading, [unnamed])[0][0].id == "2"
+
+
 def test_pages_of_evidence_are_good_passages_and_labels_are_not_sought(atlas, asked):
     context = dataclasses.replace(atlas.config.context, passages_from="file", n_context=1)
     reading = atlas.with_config(dataclasses.replace(atlas.config, context=context))

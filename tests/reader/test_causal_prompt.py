@@ -4,6 +4,7 @@ import pytest
 
 from atlas_lm.reader.causal_prompt import Wording
 from atlas_lm.reader.causal_settings import CausalSettings
+from atlas_lm.runtime import logs
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Passage
 
@@ -24,13 +25,20 @@ def test_prefix_holds_instruction_and_demonstrations():
     assert wording(bos=True).prefix[0] == 0
 
 
-def test_a_long_passage_keeps_its_end_and_is_counted():
+def test_a_long_passage_keeps_its_end_and_is_counted(monkeypatch, capsys):
+    monkeypatch.setattr(logs, "_WARNED", set())
     words = wording(passage_maxlength=10)
     ids, cut = words.passage(Passage("1", "abcdefghijkl", "T"))
     assert (text(ids), cut) == ("T: abcde\n\n", True)
     inputs = words.inputs(["q", "r"], [[Passage("1", "x" * 30)], [Passage("2", "y")]])
     assert inputs.truncated_passages == 1
     assert inputs.passages.mask.sum(-1).tolist() == [[10], [5]]
+    said = capsys.readouterr().err
+    assert "without their end: 1 of the first 2" in said
+    assert "reader.passage_maxlength=10" in said
+    read = words.legible(Passage("1", "abcdefghijkl", "T"))
+    assert (read.text, read.title) == ("abcde", "T")
+    assert words.legible(Passage("2", "abcde", "T")) == Passage("2", "abcde", "T")
 
 
 def test_a_long_query_keeps_the_wording_around_it():

@@ -215,6 +215,21 @@ def test_truncated_inputs_keep_their_end_token_and_are_counted() -> None:
     assert set(inputs.tokens.ids.gather(-1, last).flatten().tolist()) == {1}
 
 
+def test_what_is_legible_of_a_passage_is_what_was_read() -> None:
+    passage = Passage("1", "It was built beside the river by a miller.", "Mill")
+    texts = set()
+    for most in range(18, 60, 3):
+        reader = tiny_reader(text_maxlength=most)
+        ids = reader.collate(QUERIES[:1], [[passage]]).tokens.ids.flatten()
+        written = tokenizer().decode(ids, skip_special_tokens=True)
+        read = reader.legible(QUERIES[0], passage)
+        if read.heading:
+            assert written.rstrip().endswith(f"title: Mill context: {read.text}".rstrip())
+        texts.add(read.text)
+    assert {"", passage.text} < texts
+    assert len(texts) > 5
+
+
 def test_targets_are_tokenised_as_given_and_end() -> None:
     reader = tiny_reader(target_maxlength=4)
     target = reader.target_tokens(["<extra_id_0> the river", "<extra_id_0>"])

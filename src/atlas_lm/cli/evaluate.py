@@ -122,7 +122,7 @@ def _report(
         atlas, examples, names=conditions, ks=ks, bsz=args.bsz, seed=args.report_seed
     )
     warn_of_cut_answers(found["open"].records, atlas.config.generation.max_new_tokens)
-    report = make_report(found, atlas.config.context.n_context)
+    report = make_report(found, atlas.config.context.n_context, atlas.reader.legible)
     if args.predictions:
         write_predictions(args.predictions, found["open"].records)
     notes = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from rich.table import Table
 from atlas_lm.evaluation.bootstrap import Comparison, Estimate, estimate
 from atlas_lm.evaluation.calibration import Calibration, calibration_of, correctness
 from atlas_lm.evaluation.evaluate import Evaluation, compare_records
-from atlas_lm.evaluation.metrics import has_answer
+from atlas_lm.evaluation.metrics import answer_matcher
 from atlas_lm.evaluation.records import AnswerRecord
 from atlas_lm.evaluation.report import comparisons_to_json, display_name, show_estimate
+from atlas_lm.types import Passage
 
 LABELS = {
     "closed": "closed book: no passages",
@@ -23,6 +24,9 @@ LABELS = {
     "random": "random passages",
 }
 """What the conditions are called in a report, in their order."""
+Legible = Callable[[str, Passage], Passage]
+"""What of a passage is read behind a query."""
+
 _LEFT_OUT = ("rouge_l",)
 
 
@@ -31,7 +35,7 @@ class Grounding:
     """Whether what was answered stands in the passages that were read."""
 
     contained: Estimate
-    """Share of the answers that a passage read contains."""
+    """Share of the answers that a passage contains in the part that is read."""
     contained_right: Estimate | None
     """The same of right answers; None where there are none."""
     contained_wrong: Estimate | None
@@ -82,8 +86,13 @@ class AnswerReport:
         }
 
 
-def make_report(evaluations: Mapping[str, Evaluation], n_context: int) -> AnswerReport:
-    """Return the report of measured conditions, ``open`` among them."""
+def make_report(
+    evaluations: Mapping[str, Evaluation], n_context: int, legible: Legible
+) -> AnswerReport:
+    """Return the report of measured conditions, ``open`` among them.
+
+    ``legible`` is the reader's (`types.Reader.legible`).
+    """
     records = evaluations["open"].records
     others = {name: found for name, found in evaluations.items() if name != "open"}
     return AnswerReport(
@@ -95,7 +104,7 @@ def make_report(evaluations: Mapping[str, Evaluation], n_context: int) -> Answer
             for name, found in others.items()
         },
         calibration_of(records),
-        ground(records, n_context),
+        ground(records, n_context, legible),
         n_context,
     )
 
@@ -111,25 +120,30 @@ def answer_names(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def ground(records: Sequence[AnswerRecord], n_context: int) -> Grounding | None:
-    """Return how many answers stand in the first ``n_context`` passages; None without answers.
+def ground(records: Sequence[AnswerRecord], n_context: int, legible: Legible) -> Grounding | None:
+    """Return how many answers stand in what is read of the first ``n_context`` passages.
 
-    Choices are left out: a label or option is not sought in a passage.
+    None without answers. Choices are left out: a label or option is not sought in a passage.
     """
     answered = [
         record for record in records if record.generated is not None and not record.example.choices
     ]
     if not answered:
         return None
-    inside = [_stands_in(record, n_context) for record in answered]
+    read = [_read_of(record, n_context, legible) for record in answered]
+    inside = [
+        _stands_in(texts, [record.generated.text])
+        for texts, record in zip(read, answered, strict=True)
+        if record.generated is not None
+    ]
     judged = [
         (value, found == 1.0)
         for value, record in zip(inside, answered, strict=True)
         if (found := correctness(record)) is not None
     ]
     reachable = [
-        float(any(passage.has_answer for passage in record.passages[:n_context]))
-        for record in answered
+        _stands_in(texts, record.example.answers)
+        for texts, record in zip(read, answered, strict=True)
         if record.example.answers
     ]
     return Grounding(
@@ -140,14 +154,15 @@ def ground(records: Sequence[AnswerRecord], n_context: int) -> Grounding | None:
     )
 
 
-def _stands_in(record: AnswerRecord, n_context: int) -> float:
-    assert record.generated is not None
-    return float(
-        any(
-            has_answer(f"{ranked.passage.heading}\n{ranked.passage.text}", [record.generated.text])
-            for ranked in record.passages[:n_context]
-        )
-    )
+def _read_of(record: AnswerRecord, n_context: int, legible: Legible) -> list[str]:
+    passages = [ranked.passage for ranked in record.passages[:n_context]]
+    read = [legible(record.example.query, passage) for passage in passages]
+    return [f"{passage.heading}\n{passage.text}" for passage in read]
+
+
+def _stands_in(texts: Sequence[str], answers: Sequence[str]) -> float:
+    matches = answer_matcher(answers)
+    return float(any(map(matches, texts)))
 
 
 def _share(values: Sequence[float]) -> Estimate | None:

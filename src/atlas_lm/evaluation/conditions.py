@@ -107,23 +107,29 @@ def oracle_passages(atlas: Atlas, examples: Sequence[Example]) -> list[list[Pass
         ids = {passage.id for passage in gold}
         others = [passage for passage in passages if passage.id not in ids]
         if not gold:
-            is_good = _judge(example)
+            is_good = _judge(atlas, example)
             others.sort(key=lambda passage: not is_good(passage))
         ranked.append([*gold, *others][:n_context])
     return ranked
 
 
-def _judge(example: Example) -> Callable[[Passage], bool]:
+def _judge(atlas: Atlas, example: Example) -> Callable[[Passage], bool]:
     """Return what tells good passages where none are named: by page, by answer, or none is.
 
-    Labels and options are not sought in passages.
+    Labels and options are not sought in passages, nor answers in what is not read of them.
     """
     if example.provenance:
         return _on_page(example)
     if RECALL not in example.measures:
         return lambda _: False
     matches = answer_matcher(example.answers)
-    return lambda passage: matches(f"{passage.heading}\n{passage.text}")
+
+    def holds_answer(passage: Passage) -> bool:
+        return matches(f"{passage.heading}\n{passage.text}")
+
+    return lambda passage: (
+        holds_answer(passage) and holds_answer(atlas.reader.legible(example.query, passage))
+    )
 
 
 def _on_page(example: Example) -> Callable[[Passage], bool]:

@@ -28,6 +28,7 @@ from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
 from atlas_lm.reader.settings import SETTINGS_FILE
+from atlas_lm.runtime.checkpointing import checkpoint_activations_, recomputes_activations
 from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
@@ -61,7 +62,6 @@ class CausalReader(nn.Module):
         self.tokenizer = tokenizer
         self.settings = settings or CausalSettings()
         self.wording = Wording(tokenizer, self.settings)
-        self._checkpointing = False
         self._answers: dict[tuple[str, ...], AllowedAnswers] = {}
         _freeze_below(model, self.settings.trainable_layers)
 
@@ -104,10 +104,7 @@ class CausalReader(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute every block in the backward pass instead of keeping its activations."""
-        self._checkpointing = True
-        # transformers 5.2x renames the method and warns under the old name.
-        renamed = getattr(self.model, "activation_checkpointing_enable", None)
-        (renamed or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        checkpoint_activations_(self.model)
 
     def set_dropout(self, p: float) -> None:
         """Set every dropout probability, attention's too; not saved.
@@ -124,6 +121,10 @@ class CausalReader(nn.Module):
             InputError: the queries have different numbers of passages.
         """
         return self.wording.inputs(query, passages).to(self.device)
+
+    def legible(self, query: str, passage: Passage) -> Passage:
+        """Return a passage without the end of its text that is cut off where it is read."""
+        return self.wording.legible(passage)
 
     def loss(self, inputs: CausalInputs, target: Sequence[str]) -> TokenLoss:
         """Return the cross-entropy of the targets, summed over their tokens, with gradient."""
@@ -159,8 +160,8 @@ class CausalReader(nn.Module):
         One forward pass serves both where that changes no number: without active dropout, and
         without gradient checkpointing, which keeps no keys and values.
         """
-        recomputed = self.model.training and self._checkpointing
-        if not (dropout_is_active(self.model) or recomputed) and 0 < n_context <= inputs.n_context:
+        differs = dropout_is_active(self.model) or recomputes_activations(self.model)
+        if not differs and 0 < n_context <= inputs.n_context:
             return read_once(
                 self._forward(),
                 self._rows(inputs, target),

@@ -12,6 +12,7 @@ import torch
 from atlas_lm.passages.format import format_passage
 from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.constrained import warn_of_cut_target
+from atlas_lm.reader.legible import warn_of_cut_passages, without_end
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn_once
 from atlas_lm.types import Passage, Tokens
@@ -153,10 +154,20 @@ class Wording:
 
     def passage(self, passage: Passage) -> tuple[list[int], bool]:
         """Return a passage's token ids with its end, and whether it lost some of its text."""
+        ids, room = self._worded_passage(passage)
+        end = self._encode(self._settings.passage_end)
+        return ids[:room] + end, len(ids) > room
+
+    def legible(self, passage: Passage) -> Passage:
+        """Return a passage without the end of its text that is not read."""
+        ids, room = self._worded_passage(passage)
+        return without_end(self._tokenizer, passage, len(ids) - room)
+
+    def _worded_passage(self, passage: Passage) -> tuple[list[int], int]:
+        """Return a passage's token ids without its end, and how many of them are read."""
         end = self._encode(self._settings.passage_end)
         ids = self._encode(format_passage(self._settings.passage_format, passage))
-        room = max(self._settings.passage_maxlength - len(end), 0)
-        return ids[:room] + end, len(ids) > room
+        return ids, max(self._settings.passage_maxlength - len(end), 0)
 
     def inputs(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> CausalInputs:
         """Return a batch as tokens, padded to the longest query and the longest passage.
@@ -171,12 +182,15 @@ class Wording:
                 "give every query of a batch the same number"
             )
         encoded = [self.passage(passage) for given in passages for passage in given]
+        cut = sum(was_cut for _, was_cut in encoded)
+        most = self._settings.passage_maxlength
+        warn_of_cut_passages(cut, len(encoded), f"reader.passage_maxlength={most}")
         flat = Tokens.padded([ids for ids, _ in encoded])
         shape = (len(query), counts.pop(), flat.ids.shape[1])
         return CausalInputs(
             query=Tokens.padded([self.query(text) for text in query]),
             passages=Tokens(flat.ids.view(shape), flat.mask.view(shape)),
-            truncated_passages=sum(cut for _, cut in encoded),
+            truncated_passages=cut,
         )
 
     def targets(self, target: Sequence[str]) -> Tokens:

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer, warn_of_cut_target
 from atlas_lm.reader.cross_attention import empty_cache, memory_of, project, shared_attention
 from atlas_lm.reader.generation import generate_answers, left_padded
-from atlas_lm.reader.inputs import FiDInputs, collate, tokenize
+from atlas_lm.reader.inputs import FiDInputs, collate, legible, tokenize
 from atlas_lm.reader.likelihood import (
     attention_mass,
     labels_of,
@@ -29,6 +29,7 @@ from atlas_lm.reader.likelihood import (
 from atlas_lm.reader.loading import load_config, load_tokenizer, load_weights
 from atlas_lm.reader.packing import PackedStates, encode_packed
 from atlas_lm.reader.settings import SETTINGS_FILE, ReaderSettings
+from atlas_lm.runtime.checkpointing import checkpoint_activations_, recomputes_activations
 from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_directory
@@ -119,6 +120,10 @@ class FiDReader(nn.Module):
         """Return the batch as tokens; empty passage lists mean closed book."""
         return collate(self.tokenizer, self.settings, query, passages)
 
+    def legible(self, query: str, passage: Passage) -> Passage:
+        """Return a passage without the end of its text that is cut off where it is read."""
+        return legible(self.tokenizer, self.settings, query, passage)
+
     def encode(self, inputs: FiDInputs) -> PackedStates:
         """Encode every passage and pack each query's states; gradient follows torch's mode."""
         tokens = inputs.tokens.to(self.device)
@@ -201,7 +206,7 @@ class FiDReader(nn.Module):
         kept = inputs.first(n_context)
         shared = bool(measure) and kept.n_context == inputs.n_context
         shared = shared and not dropout_is_active(self.model)
-        cache = empty_cache() if shared and not self._checkpoints else None
+        cache = empty_cache() if shared and not recomputes_activations(self.model) else None
         packed = self.encode(kept)
         with phases("decode"):
             loss = _token_loss(self.logits(packed, tokens, cache=cache), tokens)
@@ -294,9 +299,7 @@ class FiDReader(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more time."""
-        name = "activation_checkpointing_enable"  # its name from transformers 5.23 on
-        enable = getattr(self.model, name, None) or self.model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        checkpoint_activations_(self.model)
 
     def set_dropout(self, p: float) -> None:
         """Set every dropout probability, here and in the configuration saved with the model.
@@ -331,13 +334,6 @@ class FiDReader(nn.Module):
         if cut:
             warn_of_cut_target(most)
         return rows
-
-    @property
-    def _checkpoints(self) -> bool:
-        return any(
-            getattr(part, "gradient_checkpointing", False) and part.training
-            for part in self.model.modules()
-        )
 
 
 def _keep_untied(model: Any) -> None:

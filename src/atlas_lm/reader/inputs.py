@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from atlas_lm.reader.legible import warn_of_cut_passages, without_end
 from atlas_lm.reader.settings import ReaderSettings
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn_once
@@ -78,6 +79,9 @@ def collate(
     token_ids, truncated = tokenize(tokenizer, texts, settings.text_maxlength)
     if truncated:
         _warn_of_long_queries(tokenizer, settings, query)
+    if n_context:
+        most = f"reader.text_maxlength={settings.text_maxlength} with their query"
+        warn_of_cut_passages(truncated, len(texts), most)
     tokens = Tokens.padded(token_ids, tokenizer.pad_token_id)
     shape = (len(query), max(n_context, 1), -1)
     return FiDInputs(Tokens(tokens.ids.view(shape), tokens.mask.view(shape)), n_context, truncated)
@@ -88,6 +92,13 @@ def wording(settings: ReaderSettings, query: str, passage: Passage) -> str:
     if passage.heading:
         return settings.encoder_format.format(query=query, title=passage.heading, text=passage.text)
     return settings.encoder_format_untitled.format(query=query, text=passage.text)
+
+
+def legible(tokenizer: Any, settings: ReaderSettings, query: str, passage: Passage) -> Passage:
+    """Return a passage without the end of its text that is not read behind the query."""
+    worded = wording(settings, query, passage)
+    ids = tokenizer(worded, add_special_tokens=False, verbose=False).input_ids
+    return without_end(tokenizer, passage, len(ids) - settings.text_maxlength + 1)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str], maxlength: int) -> tuple[list[list[int]], int]:
