@@ -20,3 +20,6 @@ def test_only_the_index_that_a_run_began_with_is_set_aside(tmp_path, monkeypatch
     config = RunConfig(data=DataConfig(index=str(tmp_path / named) if named else ""))
     joint._finish(atlas, config, out, Outcome(4, True, out))
     assert (out / joint.START_INDEX / "before").is_file() == (named != "elsewhere")
+    first = joint.from_the_first_index(config, out).data.index
+    named = str(tmp_path / named) if named else ""
+    assert first == (str(out / joint.START_INDEX) if named.endswith("run/index") else named)

@@ -102,6 +102,21 @@ def open_or_build_index(atlas: Atlas, config: RunConfig, out: Path) -> Path | No
     return path
 
 
+def from_the_first_index(config: RunConfig, out: Path) -> RunConfig:
+    """Return the recipe with ``data.index`` where that index lies now: a run may have moved it."""
+    start = out / START_INDEX
+    if not config.data.index or not _is_own(config, out) or not start.is_dir():
+        return config
+    data = dataclasses.replace(config.data, index=str(start))
+    return dataclasses.replace(config, data=data)
+
+
+def _is_own(config: RunConfig, out: Path) -> bool:
+    """Return whether the index that the run begins with lies where its last one will."""
+    named = config.data.index
+    return not named or Path(named).resolve() == (out / "index").resolve()
+
+
 def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
     """Embed every passage with the model's passage encoder into a new index at ``path``."""
     if distributed.world().size > 1:
@@ -265,8 +280,7 @@ def _finish(atlas: Atlas, config: RunConfig, out: Path, outcome: Outcome) -> Non
         if config.staleness.refresh_schedule == "never":
             warn("the passage encoder has moved; the index is embedded anew for the saved model")
         own = out / "index"
-        began = not config.data.index or Path(config.data.index).resolve() == own.resolve()
-        if main and began and own.is_dir() and not (out / START_INDEX).exists():
+        if main and _is_own(config, out) and own.is_dir() and not (out / START_INDEX).exists():
             own.rename(out / START_INDEX)
         build_index(atlas, atlas.store, own, step=outcome.step)
         atlas.open_index(own, shared=distributed.world().size > 1)

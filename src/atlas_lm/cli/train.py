@@ -10,7 +10,14 @@ from pathlib import Path
 from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.device import device
 from atlas_lm.cli.fits import refuse_what_cannot_fit
-from atlas_lm.cli.joint import Watch, open_halves, open_or_build_index, run_joint, training_examples
+from atlas_lm.cli.joint import (
+    Watch,
+    from_the_first_index,
+    open_halves,
+    open_or_build_index,
+    run_joint,
+    training_examples,
+)
 from atlas_lm.cli.together import joined
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.runtime import distributed
@@ -101,7 +108,8 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
     """Train both halves; with several processes, all of them do."""
     out = Path(args.out)
     atlas = open_halves(config).to(device)
-    examples = training_examples(config, atlas.config.task, atlas.reader.settings.kind)
+    first = from_the_first_index(config, out)
+    examples = training_examples(first, atlas.config.task, atlas.reader.settings.kind)
     validation = (
         load_examples(
             config.data.validation, atlas.config.task, limit=config.data.validation_limit or None
@@ -109,9 +117,9 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
         if config.data.validation
         else []
     )
-    refuse_what_cannot_fit(atlas, config, out, force=args.force)
+    refuse_what_cannot_fit(atlas, first, out, force=args.force)
     with run_lock(out):
-        index = open_or_build_index(atlas, config, out)
+        index = open_or_build_index(atlas, first, out)
         notice(f"{len(examples)} training questions, {len(validation)} for validation")
         outcome = run_joint(
             atlas,
