@@ -12,6 +12,7 @@ from atlas_lm.config import find_recipe, load_recipe
 from atlas_lm.retriever import BiEncoder
 from atlas_lm.retriever.contrastive import train
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.training.lock import run_lock
 from tests.parity.golden import write_bert
 from tests.retriever.contrastive_worker import write_corpus, write_questions
 from tests.retriever.test_contrastive import PASSAGES
@@ -135,6 +136,23 @@ def test_a_recipe_held_in_memory_says_how_it_could_be_resumed(tmp_path, capsys):
     assert 'order="stream"' in capsys.readouterr().err
 
 
+def test_a_recipe_held_in_memory_leaves_a_finished_retriever_and_a_run_at_work_alone(
+    files, tmp_path, capsys
+):
+    small = ["vocab_size=60", "dim=16", "batch_size=2", "steps=1", "embedding_init=normal"]
+    options = [f"contrastive.{option}" for option in small]
+    options.append(f'passages=["{files["wiki"]}"]')
+    out = tmp_path / "run"
+    with run_lock(out):
+        assert main(["train", "contriever_nano", "--out", str(out), *options]) == 2
+    assert "another run is at work" in capsys.readouterr().err
+    result = trained(capsys, "contriever_nano", out, *options)
+    assert result["retriever"] == str(out / "retriever")
+    assert BiEncoder.from_pretrained(result["retriever"]).dim == 16
+    assert main(["train", str(out / "recipe.toml"), "--out", str(out)]) == 2
+    assert "retriever: exists already" in capsys.readouterr().err
+
+
 def test_trackers_follow_a_retriever_too_and_what_has_no_effect_is_refused(
     bert, files, tmp_path, capsys, monkeypatch
 ):
@@ -147,6 +165,9 @@ def test_trackers_follow_a_retriever_too_and_what_has_no_effect_is_refused(
         ("dpr", ["--profile", "2"], "--profile 2: has no effect"),
         ("contriever_nano", ["--track", "wandb"], "--track wandb: has no effect"),
         ("contriever_nano", ["--profile", "2"], "--profile 2: has no effect"),
+        ("contriever_nano", ["--device", "meta"], "--device meta: has no effect"),
+        ("contriever_nano", ["--force"], "--force: has no effect"),
+        ("dpr", ["--force"], "--force: has no effect"),
     ):
         assert main(["train", recipe, *out, *words, *(options if recipe == "dpr" else [])]) == 2
         assert named in capsys.readouterr().err

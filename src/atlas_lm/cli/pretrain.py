@@ -52,27 +52,43 @@ _DECIDES_NOTHING = ("log_every", "save_every", "keep_last", "batch_tokens")
 
 
 def run_recipe(path: Path, args: argparse.Namespace) -> int:
-    """Train the retriever: held in memory to ``--out``, otherwise to ``--out/retriever``."""
+    """Train the retriever that is then in ``--out/retriever``."""
+    if args.force:
+        raise InputError(
+            "--force: has no effect with a recipe that trains the retriever alone, of which no "
+            "plan is made; leave it out"
+        )
     if read_toml(path).get("kind") == "supervised":
         return _run(load_recipe(path, args.overrides, SupervisedRun), args, supervised_learner)
     config = load_recipe(path, args.overrides, PretrainConfig)
     if config.order == "stream":
         return _run(config, args, contrastive_learner)
-    refuse_several_processes('a recipe of order="memory"')
-    refuse_to_watch(args, 'a recipe of order="memory"', track=False)
+    what = 'a recipe of order="memory"'
+    refuse_several_processes(what)
+    refuse_to_watch(args, what, track=False)
+    if args.device != "cpu":
+        raise InputError(
+            f"--device {args.device}: has no effect with {what}, trained on the CPU; leave it out, "
+            'or set order="stream"'
+        )
     if args.resume:
         raise InputError(
-            'a recipe of order="memory" cannot be resumed; run it again without --resume, or set '
-            'order="stream"'
+            f'{what} cannot be resumed; run it again without --resume, or set order="stream"'
         )
     return unless_terminated(lambda: _in_memory(config, args), lambda: start_command(args))
 
 
 def _in_memory(config: PretrainConfig, args: argparse.Namespace) -> int:
-    store = PassageStore.open(passage_files(config.passages))
-    passages = store.passages(range(len(store)))
-    retriever = contrastive.run_recipe(config.contrastive, passages, args.out)
-    _report(args, Path(args.out), retriever, {"passages": len(passages)})
+    out = Path(args.out)
+    made = out / "retriever"
+    with run_lock(out):
+        if made.exists():
+            raise InputError(f"{made}: exists already; choose another --out, or remove it first")
+        store = PassageStore.open(passage_files(config.passages))
+        passages = store.passages(range(len(store)))
+        retriever = contrastive.run_recipe(config.contrastive, passages, made)
+        save_recipe(out / "recipe.toml", config)
+    _report(args, made, retriever, {"passages": len(passages)})
     return 0
 
 
