@@ -84,7 +84,7 @@ def test_both_temperatures_divide_their_own_score():
     z = math.sqrt(3) + 2
     expected = 4 / 6 * math.log(4 / 6 / (math.sqrt(3) / z)) + 2 / 6 * math.log(1 / 6 / (1 / z))
     assert tempered.loss(score, signals).tolist() == pytest.approx([expected] * 2, rel=1e-6)
-    gold = tempered.gold_distribution(signals)[0].tolist()
+    gold = tempered.log_gold(signals)[0].exp().tolist()
     assert gold == pytest.approx([4 / 6, 1 / 6, 1 / 6])
 
 

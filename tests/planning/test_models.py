@@ -7,7 +7,7 @@ from transformers import BertConfig
 
 from atlas_lm.data.tinymodels import tiny_retriever
 from atlas_lm.planning import known_names, planned_model
-from atlas_lm.planning.counting import file_bytes, parameter_bytes
+from atlas_lm.planning.counting import parameter_bytes
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import write_json
 from atlas_lm.runtime.packages import resolve_model_path
@@ -49,7 +49,7 @@ def test_bytes_of_a_directory_are_those_of_its_file():
     for name in (str(place), str(place / "config.json"), "contriever-nano"):
         model = planned_model(name, "retriever")
         assert model.dim == 256
-        assert 0 < size - file_bytes(model.built()) < 4096  # the header
+        assert 0 < size - parameter_bytes(model.built()) < 4096  # the header
 
 
 def test_a_retriever_of_two_encoders_and_one_of_sentence_transformers(tmp_path):

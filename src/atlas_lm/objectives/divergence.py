@@ -39,10 +39,6 @@ class Objective(Protocol):
         """Return how useful the reader found each passage, before any softmax; no gradient."""
         ...
 
-    def gold_distribution(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
-        """Return the softmax of the gold scores; no gradient."""
-        ...
-
     def loss(
         self, retriever_score: Float[Tensor, "bsz n_context"], signals: ReaderSignals
     ) -> Float[Tensor, " bsz"]:
@@ -143,9 +139,9 @@ class Distillation(ABC):
     def gold_score(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
         """Return how useful the reader found each passage, before any softmax."""
 
-    def gold_distribution(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
-        """Return softmax_k(gold_k / temperature_gold)."""
-        return log_distribution(self.gold_score(signals), self.config.temperature_gold).exp()
+    def log_gold(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
+        """Return log softmax_k(gold_k / temperature_gold)."""
+        return log_distribution(self.gold_score(signals), self.config.temperature_gold)
 
     def loss(
         self, retriever_score: Float[Tensor, "bsz n_context"], signals: ReaderSignals
@@ -165,5 +161,5 @@ class Distillation(ABC):
         """Return ``kl``, ``entropy_gold`` and ``entropy_retriever``, summed over queries."""
         return describe(
             log_distribution(retriever_score.detach(), self.config.temperature_score),
-            log_distribution(self.gold_score(signals), self.config.temperature_gold),
+            self.log_gold(signals),
         )

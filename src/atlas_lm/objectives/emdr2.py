@@ -77,9 +77,9 @@ class EMDR2:
         """Return log p_LM(a | q, d_k), summed over the target's tokens."""
         return emdr2_gold_score(self._log_likelihood(signals), signals.target_mask)
 
-    def gold_distribution(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
-        """Return softmax_k(log p_LM(a | q, d_k)): the posterior under a uniform prior."""
-        return log_distribution(self._log_weight(signals), 1.0).exp()
+    def log_gold(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context"]:
+        """Return log softmax_k of what passages weigh: the posterior under a uniform prior."""
+        return log_distribution(self._log_weight(signals), 1.0)
 
     def loss(
         self, retriever_score: Float[Tensor, "bsz n_context"], signals: ReaderSignals
@@ -97,7 +97,7 @@ class EMDR2:
         """Return ``kl``, ``entropy_gold`` and ``entropy_retriever``, summed over queries."""
         return describe(
             log_distribution(retriever_score.detach(), self.config.temperature_score),
-            log_distribution(self._log_weight(signals), 1.0),
+            self.log_gold(signals),
         )
 
     def _log_likelihood(self, signals: ReaderSignals) -> Float[Tensor, "bsz n_context length"]:

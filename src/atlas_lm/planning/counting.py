@@ -8,7 +8,6 @@ death.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -164,14 +163,3 @@ def by_layers(count: Callable[[tuple[int, ...]], Cost], layers: tuple[int, ...])
 def parameter_bytes(module: torch.nn.Module) -> int:
     """Return the bytes of all parameters, tied ones once."""
     return sum(one.numel() * one.element_size() for one in module.parameters())
-
-
-def file_bytes(module: torch.nn.Module) -> int:
-    """Return the bytes of the tensors in the safetensors file of a saved model."""
-    seen: set[int] = set()
-    total = 0
-    for tensor in module.state_dict(keep_vars=True).values():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            total += math.prod(tensor.shape) * tensor.element_size()
-    return total

@@ -16,9 +16,6 @@ from typing import Protocol
 
 import torch
 
-PHASES = ("data", "retrieve", "encode", "decode", "score", "backward", "update", "refresh", "save")
-"""The phases of a training step, in order; `evaluate` and `other` come beside them."""
-
 BRIEF = 0.001
 """Seconds at the beginning of an outer phase whose memory is not looked at."""
 
