@@ -171,6 +171,19 @@ def test_a_kind_of_codes_is_kept_up_to_date(kind, passages, encoder, tmp_path, c
     assert said(capsys, "index", "verify", out, *encoder)["sound"]
 
 
+def test_a_faiss_index_is_searched_more_widely_without_a_build(passages, encoder, tmp_path, capsys):
+    pytest.importorskip("faiss")
+    out = tmp_path / "lists.idx"
+    kind = ["--kind", "faiss", "--factory", "IVF2,SQ8", "--keep-vectors", "--recall-k", 3]
+    said(capsys, "index", "build", "--passages", passages, *encoder, "--out", out, *kind)
+    tuned = said(capsys, "index", "tune", out, "--nprobe", 2)
+    assert (tuned["nprobe"], tuned["recall"]["recall"]) == (2, 1.0)
+    assert said(capsys, "index", "info", out)["settings"]["nprobe"] == 2
+    assert main(["index", "tune", str(out), "--nprobe", "1"]) == 0
+    assert "recall@3" in capsys.readouterr().err
+    assert "has no effect" in complaint(capsys, "index", "tune", out, "--ef-search", 9)
+
+
 def test_a_kind_is_chosen_for_the_memory(passages, encoder, tmp_path, capsys):
     words = ["index", "build", "--passages", passages, *encoder, "--out", tmp_path / "i.idx"]
     assert main(list(map(str, [*words, "--max-memory", "1GB"]))) == 0
@@ -193,6 +206,7 @@ def test_help_shows_an_example(capsys):
         "update",
         "delete",
         "compact",
+        "tune",
         "refresh",
         "info",
         "verify",

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from atlas_lm.index.coded import Facts
+from atlas_lm.index.effort import set_effort
 from atlas_lm.index.faiss import FaissIndex, resolved_factory, train
+from atlas_lm.index.files import read_manifest
+from atlas_lm.index.flat import FlatIndex
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.runtime.errors import InputError
 from tests.index.coded import brute_force, clustered, recall
@@ -105,6 +108,38 @@ def test_nprobe_is_saved_and_counts(vectors, query, tmp_path):
     one = faiss_index(vectors, "IVF16,Flat")
     assert one.nprobe == 1
     assert recall(one.search(query, 150).rows, brute_force(vectors, query, 150)[1]) < 0.99
+
+
+@pytest.mark.parametrize(
+    ("factory", "name", "value"), [("IVF16,Flat", "nprobe", 16), ("HNSW8", "ef_search", 7)]
+)
+def test_how_widely_it_is_searched_can_be_set_and_is_saved(vectors, tmp_path, factory, name, value):
+    index = faiss_index(vectors, factory)
+    setattr(index, name, value)
+    index.save(tmp_path / "index")
+    assert getattr(FaissIndex.load(tmp_path / "index"), name) == value
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_how_widely_it_is_searched_is_changed_on_disk(vectors, query, tmp_path, keep):
+    path = tmp_path / "index"
+    faiss_index(vectors, "IVF16,Flat", keep=keep).save(path)
+    before = read_manifest(path)
+    after = set_effort(path, nprobe=16)
+    assert FaissIndex.load(path).search(query, 10).rows.equal(brute_force(vectors, query, 10)[1])
+    assert (after.recall.recall == 1.0) if keep else (after.recall is None)
+    assert (after.created, after.updated) == (before.created, before.updated)
+    with pytest.raises(InputError, match="ef_search=3 has no effect"):
+        set_effort(path, ef_search=3)
+    with pytest.raises(InputError, match="name what to change"):
+        set_effort(path)
+    assert read_manifest(path) == after
+
+
+def test_only_a_faiss_index_is_searched_more_or_less_widely(vectors, tmp_path):
+    FlatIndex(vectors, fingerprint=make_fingerprint(dim=16)).save(tmp_path / "flat")
+    with pytest.raises(InputError, match="of kind flat has no nprobe"):
+        set_effort(tmp_path / "flat", nprobe=3)
 
 
 def test_a_query_that_gets_too_few_is_searched_more_widely(vectors, query):

@@ -1,4 +1,4 @@
-"""``atlas-lm index add``, ``update``, ``delete``, ``compact``, ``refresh``."""
+"""``atlas-lm index add``, ``update``, ``delete``, ``compact``, ``tune``, ``refresh``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from atlas_lm.cli.index_build import (
 )
 from atlas_lm.cli.steps import add_step_argument, step_of
 from atlas_lm.index import Change, Compacted, Fingerprint, add, compact, delete, refresh
+from atlas_lm.index.effort import set_effort
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice
 
@@ -59,6 +60,16 @@ def add_verbs(verbs: Any) -> None:
     )
     compacting.add_argument("index", metavar="DIR")
     add_encoder_arguments(compacting)
+    tuning = add_verb(
+        verbs,
+        "tune",
+        _tune,
+        "change how widely a faiss index is searched; nothing is embedded or built again",
+        "atlas-lm index tune wiki.idx --nprobe 256",
+    )
+    tuning.add_argument("index", metavar="DIR")
+    tuning.add_argument("--nprobe", type=int, metavar="N", help="IVF: lists visited a query")
+    tuning.add_argument("--ef-search", type=int, metavar="N", help="HNSW: candidates kept")
     refreshing = add_verb(
         verbs,
         "refresh",
@@ -126,6 +137,21 @@ def _compact(args: argparse.Namespace) -> int:
         fingerprint = Fingerprint(**retriever.fingerprint(""))
     report = compact(args.index, embed=embed, fingerprint=fingerprint)
     return _say_compact(args, report)
+
+
+def _tune(args: argparse.Namespace) -> int:
+    manifest = set_effort(args.index, nprobe=args.nprobe, ef_search=args.ef_search)
+    recall = None if manifest.recall is None else dataclasses.asdict(manifest.recall)
+    effort = {name: manifest.settings[name] for name in ("nprobe", "ef_search")}
+    if args.json:
+        print_json({"index": args.index, **effort, "recall": recall})
+        return 0
+    known = "recall unknown: it is measured where vectors are kept (--keep-vectors)"
+    if recall is not None:
+        known = f"recall@{recall['k']} {recall['recall']:.3f} over {recall['queries']} queries"
+    said = ", ".join(f"{name} {value}" for name, value in effort.items() if value)
+    notice(f"{args.index}: {said}; {known}")
+    return 0
 
 
 def _refresh(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Mapping, Sequence
@@ -154,14 +155,33 @@ class FaissIndex(CodedIndex):
         self._on_cpu = index
         self._device = torch.device(device)
         self._index = index if self._device.type == "cpu" else self._on_gpu(index)
-        lists = _lists(self._faiss, index)
-        self.nprobe = facts.settings.nprobe or max(lists // 16, 1)
-        """Lists visited by a query (IVF)."""
-        self.ef_search = facts.settings.ef_search or EF_SEARCH
-        """Candidates kept while walking the graph (HNSW)."""
-        self._n_lists = lists
+        self._n_lists = _lists(self._faiss, index)
         self._set("nprobe", self.nprobe)
         self._set("efSearch", self.ef_search)
+
+    @property
+    def nprobe(self) -> int:
+        """Lists visited by a query (IVF); what is set here is saved."""
+        return self.facts.settings.nprobe or max(self._n_lists // 16, 1)
+
+    @nprobe.setter
+    def nprobe(self, lists: int) -> None:
+        self._change(nprobe=lists)
+        self._set("nprobe", lists)
+
+    @property
+    def ef_search(self) -> int:
+        """Candidates kept while walking the graph (HNSW); what is set here is saved."""
+        return self.facts.settings.ef_search or EF_SEARCH
+
+    @ef_search.setter
+    def ef_search(self, candidates: int) -> None:
+        self._change(ef_search=candidates)
+        self._set("efSearch", candidates)
+
+    def _change(self, **settings: int) -> None:
+        changed = dataclasses.replace(self.facts.settings, **settings)
+        self.facts = dataclasses.replace(self.facts, settings=changed)
 
     def _set(self, name: str, value: int) -> None:
         """Set it on the index too, for types that take no parameters at search."""

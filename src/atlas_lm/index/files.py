@@ -260,10 +260,12 @@ def write_manifest(directory: Path, *, created: str = "", **fields: Any) -> Mani
 
 
 def rewrite_manifest(directory: Path, manifest: Manifest, **changes: Any) -> Manifest:
-    """Put the manifest with changes in the place of the present one, atomically; return it."""
-    manifest = dataclasses.replace(
-        manifest, updated=_now(), format_version=FORMAT_VERSION, **changes
-    )
+    """Put the manifest with changes in the place of the present one, atomically; return it.
+
+    Its ``updated`` is now, where ``changes`` do not say otherwise.
+    """
+    changes = {"updated": _now(), "format_version": FORMAT_VERSION, **changes}
+    manifest = dataclasses.replace(manifest, **changes)
     write_json(directory / MANIFEST, dataclasses.asdict(manifest))
     return manifest
 
