@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import orjson
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import progress_bar
+from atlas_lm.runtime.shuffle import Epochs
 from atlas_lm.types import Passage
 
 Given = Passage | str
@@ -171,8 +173,7 @@ class QuestionSampler:
         chosen = []
         for place in share:
             position = step * self.batch_size + place
-            epoch, number = divmod(position, len(self.questions))
-            judged = self.questions[int(self._order(epoch)[number])]
+            judged = self.questions[self._order[position]]
             rng = np.random.default_rng((self.seed, position, 1))
             positive = judged.positives[int(rng.integers(len(judged.positives)))]
             count = min(self.hard_negatives, len(judged.negatives))
@@ -181,8 +182,9 @@ class QuestionSampler:
             chosen.append(Judged(judged.query, (positive,), negatives))
         return chosen
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.questions))
+    @cached_property
+    def _order(self) -> Epochs:
+        return Epochs(len(self.questions), self.seed)
 
 
 def _list_of(path: Path) -> list[Any]:

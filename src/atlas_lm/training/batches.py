@@ -14,7 +14,7 @@ from typing import Any
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.distributed import World
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.training.shuffle import Order, order_of_epoch
+from atlas_lm.runtime.shuffle import Epochs
 from atlas_lm.types import Batch, Example
 
 
@@ -74,8 +74,7 @@ class Batches:
         self.seed = seed
         self.position = 0
         """Examples handed out so far to all processes, over all epochs."""
-        self._epoch = -1
-        self._order: Order
+        self._order = Epochs(len(examples), seed)
         self._digest: str | None = None
 
     @property
@@ -136,11 +135,7 @@ class Batches:
         self.position = int(state["position"])
 
     def _example(self, position: int) -> Example:
-        epoch, place = divmod(position, len(self.examples))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = order_of_epoch(len(self.examples), self.seed, epoch)
-        return self.examples[int(self._order[place])]
+        return self.examples[self._order[position]]
 
 
 def digest_of(examples: Sequence[Example]) -> str:

@@ -35,6 +35,24 @@ def order_of_epoch(count: int, seed: int, epoch: int) -> Order:
     return Feistel(count, seed, epoch)
 
 
+class Epochs:
+    """Which of ``count`` examples comes at a position, counted over all epochs.
+
+    The order of the epoch asked for last is kept.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+        self._kept: tuple[int, Order] | None = None
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self._count)
+        kept = self._kept
+        if kept is None or kept[0] != epoch:
+            self._kept = kept = epoch, order_of_epoch(self._count, self._seed, epoch)
+        return int(kept[1][place])
+
+
 class Feistel:
     """A permutation of the numbers below ``count``, computed place by place."""
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from atlas_lm.training import shuffle
-from atlas_lm.training.shuffle import Feistel, order_of_epoch
+from atlas_lm.runtime import shuffle
+from atlas_lm.runtime.shuffle import Epochs, Feistel, order_of_epoch
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 100, 257, 1000])
@@ -45,3 +45,17 @@ def test_large_data_needs_no_memory():
     assert max(seen) > 9e11
     with pytest.raises(IndexError):
         order[10**12]
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
+    drawn = []
+
+    def order(count, seed, epoch):
+        drawn.append(epoch)
+        return order_of_epoch(count, seed, epoch)
+
+    monkeypatch.setattr(shuffle, "order_of_epoch", order)
+    epochs = Epochs(5, 3)
+    found = [epochs[position] for position in range(10)]
+    assert found == [*order_of_epoch(5, 3, 0).tolist(), *order_of_epoch(5, 3, 1).tolist()]
+    assert drawn == [0, 1]
