@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -261,22 +261,6 @@ class Generation:
             )
 
 
-Inputs = TypeVar("Inputs", bound="ReaderInputs")
-
-
-class ReaderInputs(Protocol):
-    """What a reader's `collate` makes: queries and passages as that reader's tokens."""
-
-    @property
-    def n_context(self) -> int:
-        """Passages per query; 0 in closed book."""
-        ...
-
-    def first(self: Inputs, n_context: int) -> Inputs:
-        """Keep the best ``n_context`` passages of every query."""
-        ...
-
-
 class Reader(Protocol):
     """Query and passages to answer: Fusion-in-Decoder over T5, or a decoder-only LM.
 
@@ -302,7 +286,11 @@ class Reader(Protocol):
         ...
 
     def collate(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> Any:
-        """Return `ReaderInputs` for a batch; empty passage lists mean closed book."""
+        """Return a batch as the reader's tokens; empty passage lists mean closed book.
+
+        Of what is returned, ``n_context`` is the passages per query, 0 in closed book, and
+        ``first(n_context)`` keeps the best so many of every query.
+        """
         ...
 
     def legible(self, query: str, passage: Passage) -> Passage:

@@ -31,7 +31,6 @@ def test_a_long_passage_keeps_its_end_and_is_counted(monkeypatch, capsys):
     ids, cut = words.passage(Passage("1", "abcdefghijkl", "T"))
     assert (text(ids), cut) == ("T: abcde\n\n", True)
     inputs = words.inputs(["q", "r"], [[Passage("1", "x" * 30)], [Passage("2", "y")]])
-    assert inputs.truncated_passages == 1
     assert inputs.passages.mask.sum(-1).tolist() == [[10], [5]]
     said = capsys.readouterr().err
     assert "without their end: 1 of the first 2" in said

@@ -8,6 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from atlas_lm.reader.fid import FiDReader
 from atlas_lm.reader.inputs import FiDInputs
 from atlas_lm.reader.likelihood import labels_of
+from atlas_lm.runtime import logs
 from atlas_lm.runtime.dropout import dropout_is_active
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.types import Generation, Passage, Tokens
@@ -204,13 +205,14 @@ def test_passages_are_worded_with_title_and_section_where_there_are_any() -> Non
     assert [text.strip() for text in texts[:3]] == [text.strip() for text in expected]
 
 
-def test_truncated_inputs_keep_their_end_token_and_are_counted() -> None:
+def test_truncated_inputs_keep_their_end_token_and_are_counted(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(logs, "_WARNED", set())
     reader = tiny_reader(text_maxlength=20)
     inputs = reader.collate(QUERIES, PASSAGES)
     whole = tiny_reader().collate(QUERIES, PASSAGES)
     lengths = whole.tokens.mask.sum(-1)
-    assert whole.truncated == 0
-    assert inputs.truncated == int((lengths > 20).sum())
+    said = capsys.readouterr().err
+    assert f"without their end: {int((lengths > 20).sum())} of the first {lengths.numel()}" in said
     last = (inputs.tokens.mask.sum(-1) - 1)[..., None]
     assert set(inputs.tokens.ids.gather(-1, last).flatten().tolist()) == {1}
 

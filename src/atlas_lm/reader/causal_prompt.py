@@ -26,8 +26,6 @@ class CausalInputs:
     """The worded queries, ``bsz length``."""
     passages: Tokens
     """The passages, ``bsz n_context length``."""
-    truncated_passages: int = 0
-    """How many passages lost their end."""
 
     @property
     def n_context(self) -> int:
@@ -190,7 +188,6 @@ class Wording:
         return CausalInputs(
             query=Tokens.padded([self.query(text) for text in query]),
             passages=Tokens(flat.ids.view(shape), flat.mask.view(shape)),
-            truncated_passages=cut,
         )
 
     def targets(self, target: Sequence[str]) -> Tokens:

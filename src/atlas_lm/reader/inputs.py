@@ -21,8 +21,6 @@ class FiDInputs:
     """``[bsz n_rows length]``"""
     n_context: int
     """Passages per query; 0 in closed book, where ``n_rows`` is 1."""
-    truncated: int = 0
-    """Rows that lost their end to ``text_maxlength``."""
 
     @classmethod
     def from_tokens(cls, tokens: Tokens) -> FiDInputs:
@@ -48,7 +46,7 @@ class FiDInputs:
         if n_context < 1:
             raise InputError(f"n_context={n_context}: keep at least 1 passage, or ask closed book")
         kept = Tokens(self.tokens.ids[:, :n_context], self.tokens.mask[:, :n_context])
-        return FiDInputs(kept, n_context, self.truncated)
+        return FiDInputs(kept, n_context)
 
 
 def collate(
@@ -84,7 +82,7 @@ def collate(
         warn_of_cut_passages(truncated, len(texts), most)
     tokens = Tokens.padded(token_ids, tokenizer.pad_token_id)
     shape = (len(query), max(n_context, 1), -1)
-    return FiDInputs(Tokens(tokens.ids.view(shape), tokens.mask.view(shape)), n_context, truncated)
+    return FiDInputs(Tokens(tokens.ids.view(shape), tokens.mask.view(shape)), n_context)
 
 
 def wording(settings: ReaderSettings, query: str, passage: Passage) -> str:
