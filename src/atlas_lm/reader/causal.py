@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from atlas_lm.reader import causal_attention, causal_loading
 from atlas_lm.reader.causal_forward import CausalForward, Rows
@@ -28,6 +27,7 @@ from atlas_lm.reader.causal_settings import CausalSettings
 from atlas_lm.reader.causal_signals import measured, read_once
 from atlas_lm.reader.constrained import AllowedAnswers, Constraint, cut_answer
 from atlas_lm.reader.settings import SETTINGS_FILE
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.checkpointing import checkpoint_activations_, recomputes_activations
 from atlas_lm.runtime.dropout import dropout_is_active, set_dropout_
 from atlas_lm.runtime.errors import InputError
@@ -271,7 +271,7 @@ class CausalReader(nn.Module):
         settings, on_cpu = self.settings, self.device.type == "cpu"
         tokens = settings.tokens_per_forward or TOKENS_PER_FORWARD["cpu" if on_cpu else "other"]
         # FSDP counts on as many passes with gradient in every process.
-        apart = on_cpu and not isinstance(self, FSDPModule)
+        apart = on_cpu and not distributed.gathers_shares(self)
         return CausalForward(self.model, prefix, settings.reading, tokens, apart=apart)
 
 

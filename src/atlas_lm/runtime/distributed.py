@@ -336,6 +336,15 @@ def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
+def gathers_shares(module: torch.nn.Module) -> bool:
+    """Return whether the module, when it runs, gathers parameters from all processes."""
+    if not is_started():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
 def agree(error: BaseException | None) -> None:
     """Raise on every process where one has failed, so that none waits for it. Collective.
 
