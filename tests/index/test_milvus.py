@@ -13,11 +13,14 @@ import torch
 
 from atlas_lm.index import FlatIndex, build, milvus, open_index
 from atlas_lm.index.coded import Facts
+from atlas_lm.index.describe import describe
+from atlas_lm.index.files import size_of
 from atlas_lm.index.milvus import DATABASE, MilvusIndex
 from atlas_lm.index.milvus_client import TOKEN, connect
 from atlas_lm.index.milvus_filter import server_filter
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import COUNT, DIM, make_fingerprint
 
@@ -145,10 +148,23 @@ def test_built_saved_and_opened(tmp_path, store, embed, vectors, fingerprint):
         same(opened.search(query, 6), flat.search(query, 6))
         assert "Milvus at" in opened.way(1)
         opened.close()
+    size = describe(out)["bytes"]
+    assert size["total"] == size["database"] == size_of(out / "milvus.db") > 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["kind"] == "milvus"
     assert manifest["embeddings"] == ""
     assert manifest["settings"]["collection"].startswith("atlas_")
+
+
+def test_an_embedded_database_is_refused_by_several_processes(
+    tmp_path, store, embed, fingerprint, monkeypatch
+):
+    needs_milvus()
+    out = tmp_path / "m.idx"
+    build(store, embed, out, fingerprint=fingerprint, settings=SETTINGS).close()
+    monkeypatch.setattr(distributed, "world", lambda: distributed.World(rank=1, size=2))
+    with pytest.raises(InputError, match="opens in one process, and this run has 2"):
+        open_index(out)
 
 
 def test_a_build_stores_what_filters_on_the_server_name(tmp_path):

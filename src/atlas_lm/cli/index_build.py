@@ -197,7 +197,9 @@ def _build(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**described, "truncated": report.truncated})
         return 0
-    notice(f"{len(store):,} passages in {args.out} ({described['bytes']['total'] / 1e6:,.1f} MB)")
+    size, url = described["bytes"]["total"], described["settings"].get("url")
+    further = f", vectors at {url}" if url else ""
+    notice(f"{len(store):,} passages in {args.out} ({size / 1e6:,.1f} MB{further})")
     if described["recall"] is not None:
         found = described["recall"]
         notice(

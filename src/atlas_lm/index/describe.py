@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from atlas_lm.index.corpus import deleted_rows, with_parts
-from atlas_lm.index.files import Manifest, read_manifest
+from atlas_lm.index.files import Manifest, read_manifest, size_of
 from atlas_lm.index.opening import STACK, consistently, open_index, stack_members, watched
 from atlas_lm.index.storage import map_array
 from atlas_lm.runtime.errors import InputError
@@ -102,9 +102,14 @@ def _dead_rows(path: Path, manifest: Manifest) -> NDArray[np.int64]:
 
 
 def _bytes(directories: list[tuple[Path, Manifest]]) -> dict[str, int]:
-    """Return what is on disk: vectors, every kind of array, passages, and all of it."""
+    """Return what is on disk: vectors, every kind of array, passages, and all of it.
+
+    Of Milvus that is the embedded database; what lies on a server is not known here.
+    """
     sizes: Counter[str] = Counter()
-    for _, manifest in directories:
+    for place, manifest in directories:
+        if manifest.kind == "milvus" and not manifest.settings["url"]:
+            sizes["database"] += size_of(place / manifest.settings["database"])
         sizes["vectors"] += manifest.embeddings_bytes
         for role, file in manifest.arrays.items():
             sizes[role] += file.bytes

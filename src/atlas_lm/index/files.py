@@ -239,7 +239,7 @@ class Manifest:
 
 
 def size_of(path: Path) -> int:
-    """Return the size of a passage file, or of all files of a data set's directory."""
+    """Return the size of a file, or of all files of a directory (a data set, a database)."""
     if not path.is_dir():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

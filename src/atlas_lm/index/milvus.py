@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from atlas_lm.index.files import PassageFiles, read_manifest
 from atlas_lm.index.milvus_client import connect, place_of, pymilvus_module
 from atlas_lm.index.milvus_filter import both, mask_filter, server_filter
 from atlas_lm.index.storage import ArraySource
+from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
 from atlas_lm.types import SearchResult
@@ -45,6 +47,8 @@ MOST_FOUND = 16_384
 """Rows that a cluster returns at most for a query."""
 LISTED = 10_000
 """Rows that a filter may name; masks that need more are met by finding more, then in pieces."""
+ROUNDING = 1e-4
+"""Of the product of two lengths: more than float32 loses in an inner product."""
 MARGIN = 16
 """Rows found beyond those asked for, so that ties are broken here."""
 
@@ -156,7 +160,8 @@ class MilvusIndex(CodedIndex):
 
         Raises:
             InputError: the manifest is missing, damaged or of another kind; pymilvus is missing,
-                the server cannot be reached, or rows are missing.
+                the server cannot be reached, or rows are missing; or the database is in the
+                directory and this process is one of several.
         """
         require_cpu(device, "milvus")
         path = Path(path)
@@ -165,6 +170,12 @@ class MilvusIndex(CodedIndex):
         database = path / facts.settings.database
         if not facts.settings.url and not database.exists():
             raise InputError(f"{database}: missing; copy it again or rebuild the index")
+        processes = distributed.world().size
+        if not facts.settings.url and processes > 1:
+            raise InputError(
+                f"{database}: a Milvus database in a directory opens in one process, and this run "
+                f"has {processes}; build the index on a server (--url), or of another kind"
+            )
         client = connect(facts.settings, path, token)
         index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
         index._call("load_collection")
@@ -231,6 +242,29 @@ class MilvusIndex(CodedIndex):
         """Return how many rows the collection holds, or of them those that meet a condition."""
         answer = self._call("query", filter=condition, output_fields=["count(*)"])
         return int(answer[0]["count(*)"])
+
+    def damaged(self, rows: range) -> list[int]:
+        """Return which of these rows are missing, or have a vector that is not what searches read.
+
+        The database keeps vectors twice, as data and in its index. A random query must score every
+        row as the inner product with its data says.
+
+        Raises:
+            InputError: the database cannot read them.
+        """
+        probe = torch.randn((1, self.dim), generator=torch.Generator().manual_seed(rows.start))
+        only = f"row >= {rows.start} and row < {rows.stop}"
+        fields = ["row", "vector"]
+        stored = self._call("query", filter=only, output_fields=fields, limit=len(rows))
+        (answer,) = self._answers(probe, len(rows), only)
+        scores = {int(hit["row"]): float(hit["distance"]) for hit in answer}
+        sound = set()
+        for one in stored:
+            vector = torch.tensor(one["vector"], dtype=torch.float64)
+            off = abs(float(vector @ probe[0].double()) - scores.get(int(one["row"]), math.nan))
+            if off <= ROUNDING * float(vector.norm() * probe.norm()):
+                sound.add(int(one["row"]))
+        return [row for row in rows if row not in sound]
 
     def save(
         self,
