@@ -51,10 +51,10 @@ class CausalSettings:
     """Longest target in tokens, its stop included; longer ones lose their end."""
     trainable_layers: int | None = None
     """Train the topmost blocks alone: embeddings, lower blocks and output head stay as they are,
-    and what lies below costs no backward pass. None trains everything."""
+    and what lies below costs no backward pass. Left out: everything is trained."""
     tokens_per_forward: int | None = None
     """Tokens read at once, where more queries are at hand than so many hold: in signals and scores,
-    and on a CPU in training too. None takes 4096, and 512 on a CPU, which reads no faster for
+    and on a CPU in training too. Left out: 4096, and 512 on a CPU, which reads no faster for
     reading more at once, but reads the pads between long and short."""
 
     def __post_init__(self) -> None:

@@ -30,9 +30,9 @@ class TaskConfig:
     task: str = "qa"
     """Name of the task: see docs/tasks.md; or one that an installed package registers."""
     query_template: str | None = None
-    """Wording of the query; None is the task's own, which `with_wording` writes out."""
+    """Wording of the query; left out, the task's own for the kind of reader."""
     target_template: str | None = None
-    """Wording of the target; None is the task's own, which `with_wording` writes out."""
+    """Wording of the target; left out, the task's own for the kind of reader."""
     sample_target: bool = False
     """Draw the target from the accepted answers by seed; otherwise it is the first of them."""
     seed: int = 0

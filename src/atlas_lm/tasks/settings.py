@@ -22,7 +22,7 @@ class PretextConfig:
     sentinels: int = 100
     """mlm: sentinels the reader's vocabulary has; a target of n spans takes n + 1 of them."""
     sentinel: str | None = None
-    """mlm: how sentinel {n} is written; None is <extra_id_{n}> for T5, [{n}] for other readers."""
+    """mlm: how sentinel {n} is written; left out: <extra_id_{n}> for T5, [{n}] for others."""
     min_prefix: float = 0.25
     """lm: smallest share of the words that is shown."""
     max_prefix: float = 0.75
