@@ -16,6 +16,7 @@ from atlas_lm.evaluation.answer_report import (
     make_report,
     report_tables,
 )
+from atlas_lm.evaluation.measures import MEASURES
 from atlas_lm.types import Example, Generated, Passage, Retrieved
 
 EXAMPLES = [Example(str(n), f"who is {n} <b>?", "t", (f"name {n}",)) for n in range(4)]
@@ -81,6 +82,14 @@ def test_rouge_is_reported_where_it_is_the_metric():
     long = [dataclasses.replace(example, measures=("rouge_l", "f1")) for example in EXAMPLES]
     written = evaluate_answers(long, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
     assert answer_names(written) == ["rouge_l", "f1"]
+
+
+def test_a_measure_of_a_package_is_reported_whatever_its_name(monkeypatch):
+    monkeypatch.setitem(MEASURES, "precision", lambda answer, accepted: 1.0)
+    asked = [dataclasses.replace(example, measures=("precision", "recall")) for example in EXAMPLES]
+    written = evaluate_answers(asked, answers("name 0", "name 1", "nobody", "x"), FOUND, ks=(1,))
+    assert answer_names(written) == ["precision"]
+    assert "recall_at_1" in written.metrics
 
 
 def test_the_open_book_is_compared_with_every_other_condition(report):

@@ -14,6 +14,7 @@ from atlas_lm.cli.common import add_json_argument, print_json
 from atlas_lm.cli.joint import open_halves
 from atlas_lm.cli.steps import MODEL_STEP
 from atlas_lm.config import RunConfig, load_recipe, read_toml, save_recipe
+from atlas_lm.evaluation.measures import is_of_answers
 from atlas_lm.evaluation.model_card import CardFacts, model_card
 from atlas_lm.model import Atlas
 from atlas_lm.runtime.errors import InputError
@@ -34,7 +35,7 @@ EXAMPLE = (
     "  atlas-lm export runs/64shot/checkpoints/step-00000200 --out export\n"
     "  hf upload OWNER/NAME export"
 )
-_MEASURED = ("exact_match", "f1", "rouge_l", "accuracy", "recall_at_", "mrr", "gold_recall_at_")
+_OF_RETRIEVAL = ("recall_at_", "mrr", "gold_recall_at_")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,7 +213,9 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: value
         for name, value in row.items()
-        if name.startswith(_MEASURED) and isinstance(value, float) and math.isfinite(value)
+        if (is_of_answers(name) or name.startswith(_OF_RETRIEVAL))
+        and isinstance(value, float)
+        and math.isfinite(value)
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from atlas_lm.evaluation.answer_report import LABELS, AnswerReport, answer_names, facts
 from atlas_lm.evaluation.bootstrap import Comparison
 from atlas_lm.evaluation.calibration import Calibration
+from atlas_lm.evaluation.measures import is_of_answers
 from atlas_lm.evaluation.page import html_page
 from atlas_lm.evaluation.plot import interval_bar
 from atlas_lm.evaluation.records import AnswerRecord
@@ -90,12 +91,11 @@ def _comparison(condition: str, compared: Comparison, limit: float) -> str:
 
 def _retrieval(report: AnswerReport) -> str:
     evaluation = report.evaluations["open"]
-    answers = {*answer_names(evaluation), "rouge_l"}
     rows = [
         f'<tr><td>{escape(display_name(name))}</td><td class="number">{show_estimate(value)}</td>'
         f'<td class="number">{value.n:,}</td></tr>'
         for name, value in evaluation.metrics.items()
-        if name not in answers
+        if not is_of_answers(name)
     ]
     head = "<tr><th>metric</th><th class='number'>value</th><th class='number'>questions</th></tr>"
     return f"<h2>Retrieval</h2>{_table(head, rows)}" if rows else ""

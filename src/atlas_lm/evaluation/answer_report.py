@@ -12,6 +12,7 @@ from rich.table import Table
 from atlas_lm.evaluation.bootstrap import Comparison, Estimate, estimate
 from atlas_lm.evaluation.calibration import Calibration, calibration_of, correctness
 from atlas_lm.evaluation.evaluate import Evaluation, compare_records
+from atlas_lm.evaluation.measures import is_of_answers
 from atlas_lm.evaluation.metrics import answer_matcher
 from atlas_lm.evaluation.records import AnswerRecord
 from atlas_lm.evaluation.report import comparisons_to_json, display_name, show_estimate
@@ -111,13 +112,8 @@ def make_report(
 
 def answer_names(evaluation: Evaluation) -> list[str]:
     """Return the metrics of answers, not of retrieval; nor ROUGE-L beside exact match."""
-    retrieval = ("recall", "mrr", "precision", "leaked")
     left_out = _LEFT_OUT if "exact_match" in evaluation.metrics else ()
-    return [
-        name
-        for name in evaluation.metrics
-        if name not in left_out and not any(part in name for part in retrieval)
-    ]
+    return [name for name in evaluation.metrics if is_of_answers(name) and name not in left_out]
 
 
 def ground(records: Sequence[AnswerRecord], n_context: int, legible: Legible) -> Grounding | None:

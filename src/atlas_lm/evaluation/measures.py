@@ -18,6 +18,9 @@ MEASURES: dict[str, Callable[[str, Sequence[str]], float]] = {
 }
 """Answer and accepted answers to a number; a package may add its own under a new name."""
 
+_OF_CHOICES = ("accuracy", "debiased_accuracy")
+_KILT = "kilt_"
+
 RECALL = "recall"
 """Among `Example.measures`: passages that contain an answer count as found."""
 
@@ -69,6 +72,12 @@ def retrieval_metrics(
     return values
 
 
+def is_of_answers(name: str) -> bool:
+    """Return whether a metric is of answers, and not of retrieval."""
+    known = {*MEASURES, *_OF_CHOICES}
+    return name in known or name.removeprefix(_KILT) in known
+
+
 def kilt_scores(answered: dict[str, float], found: dict[str, float]) -> dict[str, float]:
     """Return every answer metric where all evidence comes first, else 0: ``kilt_<metric>``.
 
@@ -77,7 +86,7 @@ def kilt_scores(answered: dict[str, float], found: dict[str, float]) -> dict[str
     if "r_precision" not in found:
         return {}
     return {
-        f"kilt_{name}": value if found["r_precision"] == 1 else 0.0
+        f"{_KILT}{name}": value if found["r_precision"] == 1 else 0.0
         for name, value in answered.items()
     }
 
