@@ -91,8 +91,13 @@ class Client:
     def load_collection(self, name: str) -> None:
         assert name in self.collections
 
-    def query(self, name: str, *, filter: str, **_: Any) -> list[dict[str, int]]:
-        return [{"count(*)": len(self.collections[name].meeting(filter))}]
+    def query(
+        self, name: str, *, filter: str, output_fields: list[str], **_: Any
+    ) -> list[dict[str, Any]]:
+        rows = self.collections[name].meeting(filter)
+        if output_fields == ["count(*)"]:
+            return [{"count(*)": len(rows)}]
+        return [{field: one[field] for field in output_fields} for one in rows]
 
     def upsert(self, name: str, data: list[dict[str, Any]]) -> None:
         self.servers.before_upsert([one["row"] for one in data])

@@ -10,6 +10,7 @@ from atlas_lm.index.describe import describe
 from atlas_lm.index.verify import verify
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import DIM, make_fingerprint
+from tests.index.fake_milvus import Client, install
 from tests.index.keeping import ENCODER, built, embed, write
 
 BASE = {f"p{row}": f"base text {row}" for row in range(30)}
@@ -93,3 +94,45 @@ def test_describe_counts_live_passages_by_step(index):
     assert described["bytes"]["vectors"] == 31 * DIM * 4
     assert described["bytes"]["deleted"] == 8
     assert described["age_hours"] < 1
+
+
+def milvus_index(tmp_path, **settings):
+    chosen = IndexSettings(kind="milvus", dtype="float32", recall_queries=0, **settings)
+    path = built(tmp_path / "index", [write(tmp_path / "base.jsonl", BASE)], settings=chosen)
+    add(path, write(tmp_path / "more.jsonl", {"q": "more"}), embed, fingerprint=ENCODER)
+    return path
+
+
+def test_vectors_in_a_database_are_held_against_what_searches_read(tmp_path, monkeypatch):
+    servers = install(monkeypatch)
+    path = milvus_index(tmp_path)
+    assert verify(path).problems == ()
+    (collections,) = servers.values()
+    rows = next(iter(collections.values())).rows
+    really = Client.search
+
+    def flipped(self, *args, **kwargs):
+        answers = really(self, *args, **kwargs)
+        for hit in (hit for one in answers for hit in one if hit["row"] in (4, 9)):
+            hit["distance"] += 0.01 if hit["row"] == 4 else float("nan")
+        return answers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "search", flipped)
+        assert "2 rows (the first among rows 0 to 29) are missing" in verify(path).problems[0]
+    sound = rows[7]
+    rows[7] = {**sound, "vector": [2.0, *sound["vector"][1:]]}
+    assert "30 rows (the first among rows 0 to 29) are missing" in verify(path).problems[0]
+    rows[7] = sound
+    assert verify(path).problems == ()
+    rows[31] = {**rows.pop(7), "row": 31}
+    assert "1 rows (the first among rows 0 to 29)" in verify(path).problems[0]
+
+
+def test_rows_on_a_cluster_are_said_to_be_counted_alone(tmp_path, monkeypatch, capsys):
+    install(monkeypatch)
+    path = milvus_index(tmp_path, url="http://cluster:19530")
+    assert verify(path).problems == ()
+    assert "rows are counted, their vectors are not looked at" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -15,24 +15,24 @@ import dataclasses
 import hashlib
 import importlib
 import json
-import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from atlas_lm.index.coded import CodedIndex, Facts, kept_vectors, require_cpu
+from atlas_lm.index.digests import DIGEST_BYTES, digest, digests_of, pieces
 from atlas_lm.index.directory import disk_full_explained, free_name, refuse_foreign, writing
 from atlas_lm.index.exact import check_queries, excluded_pairs
-from atlas_lm.index.files import PassageFiles, read_manifest
+from atlas_lm.index.files import Manifest, PassageFiles, read_manifest
 from atlas_lm.index.milvus_client import connect, place_of, pymilvus_module
 from atlas_lm.index.milvus_filter import both, mask_filter, server_filter
-from atlas_lm.index.storage import ArraySource
+from atlas_lm.index.storage import ArraySource, map_array
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import notice, progress_bar
@@ -65,6 +65,7 @@ class MilvusIndex(CodedIndex):
         client: Any,
         directory: Path,
         vectors: Float[Tensor, "n dim"] | None = None,
+        digests: UInt8[Tensor, "pieces 32"] | None = None,
     ) -> None:
         """Take an open client; ``facts.settings.collection`` is filled.
 
@@ -73,8 +74,11 @@ class MilvusIndex(CodedIndex):
             client: a `pymilvus.MilvusClient`.
             directory: the index directory.
             vectors: full-precision vectors where they are kept; not used by searches.
+            digests: checksums of the vectors in the database; see `digests`.
         """
         super().__init__(facts, vectors)
+        self.digests = digests
+        """Checksums of the vectors in the database; None where none were written."""
         self._client = client
         self._directory = directory
 
@@ -111,6 +115,7 @@ class MilvusIndex(CodedIndex):
         index = cls._unfilled(facts, vectors, directory, token)
         index._take_collection()
         index._fill(embeddings, metadata)
+        index.digests = digests_of(embeddings)
         return index
 
     @classmethod
@@ -177,7 +182,8 @@ class MilvusIndex(CodedIndex):
                 f"has {processes}; build the index on a server (--url), or of another kind"
             )
         client = connect(facts.settings, path, token)
-        index = cls(facts, client, path, kept_vectors(path, manifest, verify=verify))
+        vectors = kept_vectors(path, manifest, verify=verify)
+        index = cls(facts, client, path, vectors, _load_digests(path, manifest))
         index._call("load_collection")
         held = index.rows_held()
         if held != len(index):
@@ -235,36 +241,37 @@ class MilvusIndex(CodedIndex):
         return f"Milvus at {place_of(self.facts.settings, self._directory)}"
 
     def arrays(self) -> Mapping[str, ArraySource]:
-        """Return no files: the database keeps its own."""
-        return {}
+        """Return the checksums alone: the database keeps its own files."""
+        return {} if self.digests is None else {"digests": self.digests}
 
     def rows_held(self, condition: str = "") -> int:
         """Return how many rows the collection holds, or of them those that meet a condition."""
         answer = self._call("query", filter=condition, output_fields=["count(*)"])
         return int(answer[0]["count(*)"])
 
-    def damaged(self, rows: range) -> list[int]:
-        """Return which of these rows are missing, or have a vector that is not what searches read.
+    def damaged(self) -> Iterator[tuple[range, int]]:
+        """Yield the rows that were looked at, and how many of them are not as they were put there.
 
-        The database keeps vectors twice, as data and in its index. A random query must score every
-        row as the inner product with its data says.
+        A vector is in the database twice, as data and in what searches read: data must have the
+        checksum of the build, and a random query must score every row as its data says.
 
         Raises:
             InputError: the database cannot read them.
         """
-        probe = torch.randn((1, self.dim), generator=torch.Generator().manual_seed(rows.start))
-        only = f"row >= {rows.start} and row < {rows.stop}"
-        fields = ["row", "vector"]
-        stored = self._call("query", filter=only, output_fields=fields, limit=len(rows))
-        (answer,) = self._answers(probe, len(rows), only)
-        scores = {int(hit["row"]): float(hit["distance"]) for hit in answer}
-        sound = set()
-        for one in stored:
-            vector = torch.tensor(one["vector"], dtype=torch.float64)
-            off = abs(float(vector @ probe[0].double()) - scores.get(int(one["row"]), math.nan))
-            if off <= ROUNDING * float(vector.norm() * probe.norm()):
-                sound.add(int(one["row"]))
-        return [row for row in rows if row not in sound]
+        probe = torch.randn((1, self.dim), generator=torch.Generator().manual_seed(0))
+        for number, rows in enumerate(pieces(len(self))):
+            only = f"row >= {rows.start} and row < {rows.stop}"
+            fields = ["row", "vector"]
+            stored = self._call("query", filter=only, output_fields=fields, limit=len(rows))
+            vectors = {int(one["row"]): torch.tensor(one["vector"]) for one in stored}
+            (answer,) = self._answers(probe, len(rows), only)
+            scores = {int(hit["row"]): float(hit["distance"]) for hit in answer}
+            bad = sum(not _scores(vectors, scores, row, probe[0]) for row in rows)
+            if not bad and self.digests is not None:
+                joined = torch.stack([vectors[row] for row in rows])
+                same = digest(joined) == bytes(self.digests[number].tolist())
+                bad = 0 if same else len(rows)
+            yield rows, bad
 
     def save(
         self,
@@ -303,7 +310,7 @@ class MilvusIndex(CodedIndex):
             raise
         settings = dataclasses.replace(self.facts.settings, database=target.name)
         facts = dataclasses.replace(self.facts, settings=settings)
-        copy = MilvusIndex(facts, self._client, path, self.vectors)
+        copy = MilvusIndex(facts, self._client, path, self.vectors, self.digests)
         copy.fingerprint, copy.passage_files = self.fingerprint, self.passage_files
         return copy
 
@@ -503,9 +510,26 @@ def _best(
     return _in_order(left)
 
 
+def _scores(
+    vectors: Mapping[int, Tensor], scores: Mapping[int, float], row: int, query: Tensor
+) -> bool:
+    """Return whether a row is there and its score is the inner product with the query."""
+    if row not in vectors or row not in scores:
+        return False
+    off = abs(float(vectors[row].double() @ query.double()) - scores[row])
+    return off <= ROUNDING * float(vectors[row].norm() * query.norm())
+
+
 def _in_order(found: Iterable[tuple[float, int]]) -> list[tuple[float, int]]:
     """Return (score, row) by score, the higher first, then by row, the lower first."""
     return sorted(found, key=lambda one: (-one[0], one[1]))
+
+
+def _load_digests(path: Path, manifest: Manifest) -> UInt8[Tensor, "pieces 32"] | None:
+    if "digests" not in manifest.arrays:
+        return None
+    shape = [len(pieces(manifest.count)), DIGEST_BYTES]
+    return map_array(path, manifest, "digests", torch.uint8, shape)
 
 
 def collection_in(directory: Path) -> str:

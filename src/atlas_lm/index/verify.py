@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from atlas_lm.index.build import Embed
 from atlas_lm.index.describe import members
 from atlas_lm.index.files import ArrayFile, Fingerprint, Manifest
 from atlas_lm.index.member import vectors_of
+from atlas_lm.index.milvus import MilvusIndex
 from atlas_lm.index.opening import consistently, open_index, watched
 from atlas_lm.index.parted import PartedIndex
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import sha256_file
-from atlas_lm.runtime.logs import progress_bar
+from atlas_lm.runtime.logs import notice, progress_bar
 
 LEAST_COSINE = 0.999
 """Between a stored vector and the fresh one; bfloat16 alone costs less than 0.0001."""
@@ -56,6 +58,8 @@ def verify(
     seed: int = 0,
 ) -> Verified:
     """Read every file of an index and compare sizes and checksums with the manifests.
+
+    Of an embedded Milvus database every vector is read and searched instead.
 
     Args:
         path: the index directory.
@@ -103,6 +107,9 @@ def _verified(
         index, store = open_index(path)
         if fingerprint is not None:
             index.fingerprint.check(fingerprint(store.fingerprint))
+        found = [problem for one in _databases(index) for problem in _damage(one)]
+        if found:
+            return dataclasses.replace(result, problems=tuple(found))
         return _sampled(index, store, embed, sample, seed, result) if embed else result
     except InputError as error:
         return Verified(files=files, bytes=read, problems=(str(error),))
@@ -142,6 +149,34 @@ def _problem(path: Path, file: ArrayFile) -> str | None:
     if sha256_file(_plain(path)) != file.sha256:
         return f"{path}: altered: its checksum is not the manifest's"
     return None
+
+
+def _databases(index: Index) -> Iterator[MilvusIndex]:
+    """Yield the parts of an index whose vectors no file of the manifest holds."""
+    if isinstance(index, PartedIndex):
+        for part in index.parts:
+            yield from _databases(part)
+    elif isinstance(index, MilvusIndex):
+        yield index
+
+
+def _damage(index: MilvusIndex) -> Iterator[str]:
+    """Yield what is wrong with the rows of an embedded database; of a cluster nothing is read."""
+    if index.facts.settings.url:
+        notice(f"{index.way(1)}: its rows are counted, their vectors are not looked at")
+        return
+    bad, where = 0, ""
+    with progress_bar() as progress:
+        task = progress.add_task("Verifying (rows)", total=len(index))
+        for rows, damaged in index.damaged():
+            where = where or (f"rows {rows.start} to {rows.stop - 1}" if damaged else "")
+            bad += damaged
+            progress.advance(task, len(rows))
+    if bad:
+        yield (
+            f"{index.way(1)}: {bad} rows (the first among {where}) are missing, altered, or not "
+            "what searches read; rebuild the index"
+        )
 
 
 def _plain(path: Path) -> Path:
