@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from atlas_lm.cli import main
+from atlas_lm.passages.duplicates import duplicate_check
 from atlas_lm.passages.prepare import ChunkSettings, prepare_passages
 from atlas_lm.passages.store import PassageStore
 from atlas_lm.runtime.errors import InputError
@@ -102,6 +103,20 @@ def test_exact_and_near_duplicates_are_dropped(tmp_path):
     assert [p.id for p in PassageStore.open(out)] == ["1.txt#1", "4.txt#1"]
     again = prepare_passages(files, out, ChunkSettings(drop_duplicates="near", similarity=1.0))
     assert again["near_duplicates"] == 0
+
+
+def test_nearly_all_of_just_the_similarity_asked_for_are_dropped():
+    pytest.importorskip("datasketch")
+    found = 0
+    for pair in range(60):
+        first = [f"w{pair}x{place}" for place in range(101)]
+        other = first.copy()
+        for place in (20, 50, 80):
+            other[place] += "y"
+        check = duplicate_check("near")  # 90 of 108 shingles are shared: 0.83
+        assert check(" ".join(first)) is None
+        found += check(" ".join(other)) == "near"
+    assert found >= 42  # the sketch's own error, 0.036, lets a fifth of them fall below 0.8
 
 
 def test_near_without_its_package(tmp_path, monkeypatch):

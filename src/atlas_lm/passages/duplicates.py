@@ -12,6 +12,8 @@ from atlas_lm.runtime.extras import library
 Drop = Literal["exact", "near"]
 PERMUTATIONS = 128
 SHINGLE_WORDS = 3
+PROPOSED = 0.99
+"""Share of the pairs of just the similarity asked for that are compared; of likelier ones more."""
 
 
 def duplicate_check(kind: Drop, similarity: float = 0.8) -> Callable[[str], Drop | None]:
@@ -41,7 +43,7 @@ def duplicate_check(kind: Drop, similarity: float = 0.8) -> Callable[[str], Drop
 def _near(similarity: float) -> Callable[[list[str]], bool]:
     needs = "--drop-duplicates near needs datasketch"
     datasketch = library("datasketch", needs=needs, extra="prepare", otherwise="give exact")
-    table = datasketch.MinHashLSH(threshold=min(similarity, 0.98), num_perm=PERMUTATIONS)
+    table = datasketch.MinHashLSH(num_perm=PERMUTATIONS, params=_bands(similarity))
     kept: list[object] = []
 
     def check(words: list[str]) -> bool:
@@ -56,3 +58,16 @@ def _near(similarity: float) -> Callable[[list[str]], bool]:
         return False
 
     return check
+
+
+def _bands(similarity: float) -> tuple[int, int]:
+    """Return how many bands of how many rows propose a pair, the longest rows that will do.
+
+    A pair of similarity s is proposed with probability 1 - (1 - s^rows)^bands (Leskovec, Rajaraman
+    and Ullman, Mining of Massive Datasets, section 3.4.2).
+    """
+    for rows in range(PERMUTATIONS // 2, 1, -1):
+        bands = PERMUTATIONS // rows
+        if 1 - (1 - similarity**rows) ** bands >= PROPOSED:
+            return bands, rows
+    return PERMUTATIONS, 1
