@@ -29,10 +29,17 @@ def add_verbs(verbs: Any) -> None:
         ("add", _add, "embed new passages and make them part of the index; its ids must be new"),
         ("update", _update, "put passages in the place of those with their ids, or add them"),
     ):
-        example = f"atlas-lm index {name} wiki.idx --passages news.jsonl {ENCODER}"
+        example = f"atlas-lm index {name} wiki.idx --passages news-2026-11-24.jsonl {ENCODER}"
         parser = add_verb(verbs, name, run, does, example)
         parser.add_argument("index", metavar="DIR")
-        parser.add_argument("--passages", nargs="+", required=True, metavar="FILE")
+        parser.add_argument(
+            "--passages",
+            nargs="+",
+            required=True,
+            metavar="FILE",
+            help="files that must stay as they are, so a new one each time; the index refers to "
+            "them by path and checksum, unless it keeps a copy",
+        )
         add_encoder_arguments(parser)
         parser.add_argument(
             "--copy-passages",
