@@ -4,8 +4,8 @@ Process r of R holds a contiguous share of the rows and searches only that. For 
 processes bring their queries (as many as each likes, or none); queries go to everybody, every share
 is searched, and each process gets scores and rows back for its own queries. Neither vectors nor
 text travel. What it returns is what the whole index in one process returns: exactly, for a kind
-that is exact; for an approximate kind the shares together look at no fewer candidates than the
-whole does.
+that is exact. Where codes choose what is rescored (int8, binary), every share chooses as many rows
+as the whole would, so more is found: no place of a result has a lower score, but rows may differ.
 """
 
 from __future__ import annotations
