@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from atlas_lm.index.coded import kept_vectors
 from atlas_lm.index.directory import writing
@@ -31,7 +32,7 @@ def set_effort(
             than 1 is asked for, or another process is writing the index.
     """
     path = Path(path)
-    given = {"nprobe": nprobe, "ef_search": ef_search}
+    given: dict[str, Any] = {"nprobe": nprobe, "ef_search": ef_search}
     asked = {name: value for name, value in given.items() if value is not None}
     if not asked:
         raise InputError("name what to change: nprobe (IVF) or ef_search (HNSW)")

@@ -179,7 +179,7 @@ class FaissIndex(CodedIndex):
         self._change(ef_search=candidates)
         self._set("efSearch", candidates)
 
-    def _change(self, **settings: int) -> None:
+    def _change(self, **settings: Any) -> None:
         changed = dataclasses.replace(self.facts.settings, **settings)
         self.facts = dataclasses.replace(self.facts, settings=changed)
 
