@@ -208,10 +208,10 @@ def poisoned_run(rank: int, size: int, directory: Path, parallel: str):
     Each process looks for the guilty one among its own.
     """
     from atlas_lm.staleness import AlwaysFresh
-    from atlas_lm.training import Checkpoints, loop, new_state, train
+    from atlas_lm.training import Checkpoints, new_state, skips, train
 
     said: list[str] = []
-    loop.warn = said.append
+    skips.warn = said.append
     cfg = training(total_steps=2, bsz=3, accumulation_steps=1, parallel=parallel, dropout=0.1)
     atlas = tiny_atlas(tied=False)
     poison(atlas, next(Batches(questions(), cfg.bsz, cfg.seed)).ids[0])
