@@ -9,7 +9,9 @@ import torch
 
 from atlas_lm.cli import together
 from atlas_lm.index import FlatIndex
+from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.retriever import BiEncoder
 from atlas_lm.runtime.errors import InputError
 from tests.index.conftest import DIM, make_fingerprint
 from tests.index.keeping import embed, write
@@ -29,12 +31,14 @@ def built(rank: int, size: int, directory: Path, fails: bool) -> list:
         return embed(passages)
 
     model = SimpleNamespace(
-        trained_retriever=SimpleNamespace(dim=DIM, embed_corpus=embedded),
+        trained_retriever=SimpleNamespace(
+            dim=DIM, embed_corpus=lambda passages, report: embedded(passages)
+        ),
         fingerprint=lambda store: make_fingerprint(corpus=store.fingerprint),
     )
     store = PassageStore.open(directory / "corpus.jsonl")
     try:
-        together.build_together(model, store, directory / "index", step=3)
+        together.build_index(model, store, directory / "index", step=3)
     except InputError as error:
         said = str(error)
     return [seen, said]
@@ -63,6 +67,20 @@ def test_more_processes_than_passages_build(tmp_path):
     write(tmp_path / "corpus.jsonl", {"p0": "alone"})
     run_processes(built, 2, tmp_path, False)
     assert len(FlatIndex.load(tmp_path / "index")) == 1
+
+
+def test_an_index_that_a_run_builds_says_how_many_passages_are_cut(tmp_path, capsys):
+    tiny = draw(tmp_path)
+    store = PassageStore.open(tiny.world / "passages.jsonl")
+    for limit, cut in ((4, "80 passages are longer than 4 tokens"), (16, "")):
+        retriever = BiEncoder.from_pretrained(
+            tiny.drawn / "retriever", settings={"passage_maxlength": limit}
+        )
+        capsys.readouterr()
+        together.build_index(Atlas(retriever, None), store, tmp_path / "own")
+        said = " ".join(capsys.readouterr().err.split())
+        assert cut in said
+        assert bool(cut) == bool(said)
 
 
 def test_a_process_may_have_none_of_its_own_gold_passages_in_the_corpus(tmp_path, monkeypatch):

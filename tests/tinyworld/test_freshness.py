@@ -38,8 +38,12 @@ def logged(out):
     return [record for record in map(json.loads, lines) if "staleness_drift" in record]
 
 
-def test_an_index_never_refreshed_drifts_and_the_log_says_so(run, tmp_path):
+def test_an_index_never_refreshed_drifts_and_the_log_says_so(run, tmp_path, capsys):
     train_joint(run, tmp_path / "run", *QUICK, "staleness.refresh_schedule=never")
+    began = capsys.readouterr().err.split("1/6")[0]
+    assert 'staleness.refresh_schedule="never" (the default) the index keeps' in " ".join(
+        began.split()
+    )
     lines = logged(tmp_path / "run")
     drift = [line["staleness_drift"] for line in lines]
     assert len(drift) == 6
@@ -75,9 +79,10 @@ def test_a_partial_refresh_of_a_filtered_run_embeds_what_can_be_found(run, tmp_p
     assert last["probe_embedded"] == 6 * 12
 
 
-def test_query_side_training_is_always_fresh(run, tmp_path):
+def test_query_side_training_is_always_fresh(run, tmp_path, capsys):
     options = ("staleness.query_side=true", "staleness.refresh_schedule=never")
     train_joint(run, tmp_path / "run", *QUICK, *options)
+    assert "refresh_schedule" not in capsys.readouterr().err
     assert {line["staleness_drift"] for line in logged(tmp_path / "run")} == {0.0}
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from atlas_lm.cli.joint import build_index
+from atlas_lm.cli.together import build_index
 from atlas_lm.staleness import LiveIndex
 from atlas_lm.types import Batch
 

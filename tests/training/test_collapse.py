@@ -32,7 +32,7 @@ def test_a_collapse_is_told_once_in_words(capsys):
         monitor.check(step)
     shown = " ".join(capsys.readouterr().err.split())
     assert shown.count("may be collapsing") == 1
-    assert "40 queries share only 2.5% distinct passages" in shown
+    assert "40 queries found only 2.5% of the distinct passages" in shown
     assert "training.retriever.lr" in shown
 
 
@@ -43,6 +43,19 @@ def test_health_and_little_evidence_are_silent(capsys):
     healthy.check(1)
     young.check(1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_small_corpus_is_no_collapse(capsys):
+    """60 queries find each of 90 passages: all there are, though only 9% of 960 slots."""
+    monitor = CollapseMonitor(90)
+    fill(monitor, 60, lambda number: [(16 * number + k) % 90 for k in range(16)])
+    monitor.check(1)
+    assert monitor.share == 1.0
+    assert capsys.readouterr().err == ""
+    fill(monitor, 60, lambda number: [0, 1, 2, 3, 4, 5, 6, 7])
+    monitor.check(2)
+    assert monitor.share == 8 / 90
+    assert "may be collapsing" in capsys.readouterr().err
 
 
 def test_given_passages_do_not_count():

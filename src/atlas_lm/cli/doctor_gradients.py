@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas_lm.cli.common import print_json
-from atlas_lm.cli.joint import build_index, open_halves, training_examples
+from atlas_lm.cli.joint import open_halves, training_examples
+from atlas_lm.cli.together import build_index
 from atlas_lm.config import RunConfig, find_recipe, load_recipe, read_toml
 from atlas_lm.model import Atlas
 from atlas_lm.passages.filters import rows_that_pass

@@ -108,8 +108,8 @@ def warn_of_truncation(retriever: BiEncoder, report: EmbeddingReport) -> None:
     if report.truncated:
         warn(
             f"{report.truncated:,} passages are longer than "
-            f"{retriever.settings.passage_maxlength} tokens and lost their end; "
-            "raise --passage-maxlength or split them"
+            f"{retriever.settings.passage_maxlength} tokens and lost their end; split them, or "
+            "raise --passage-maxlength (in a recipe retriever.settings.passage_maxlength)"
         )
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from atlas_lm.cli.examples import check_enough_passages, check_sentinels
 from atlas_lm.cli.examples import training_examples as training_examples
 from atlas_lm.cli.steps import MODEL_STEP
-from atlas_lm.cli.together import build_together, measure_together
+from atlas_lm.cli.together import build_index, measure_together
 from atlas_lm.config import HalfConfig, RunConfig, save_recipe
-from atlas_lm.index import FlatIndex, build
+from atlas_lm.index import FlatIndex
 from atlas_lm.index.sharded import ShardedIndex
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
@@ -117,15 +117,6 @@ def _is_own(config: RunConfig, out: Path) -> bool:
     return not named or Path(named).resolve() == (out / "index").resolve()
 
 
-def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
-    """Embed every passage with the model's passage encoder into a new index at ``path``."""
-    if distributed.world().size > 1:
-        build_together(atlas, store, path, step=step)
-        return
-    retriever = atlas.trained_retriever
-    build(store, retriever.embed_corpus, path, fingerprint=atlas.fingerprint(store), step=step)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch:
     """What to record of a run beside its JSONL log."""
@@ -170,7 +161,7 @@ def run_joint(
         if main:
             save_recipe(out / "recipe.toml", config)
         evaluation = (lambda: _evaluate(atlas, validation)) if validation else None
-        outcome = _train(state, config, checkpoints, out, evaluation, watch)
+        outcome = _train(state, config, checkpoints, out, evaluation, watch, atlas.n_findable)
         if outcome.finished:
             _finish(atlas, config, out, outcome)
     return outcome
@@ -183,6 +174,7 @@ def _train(
     out: Path,
     evaluation: Callable[[], dict[str, float]] | None,
     watch: Watch,
+    findable: int,
 ) -> Outcome:
     """Train under the log, the trackers and the profiler; leave ``phases.json``.
 
@@ -190,7 +182,12 @@ def _train(
     """
     if not distributed.world().is_main:
         return train(
-            state, config.training, checkpoints=checkpoints, log=_unheard, evaluate=evaluation
+            state,
+            config.training,
+            checkpoints=checkpoints,
+            log=_unheard,
+            evaluate=evaluation,
+            findable=findable,
         )
     run = TrackedRun(out=out, title=config.title, config=checkpoints.config, first_step=state.step)
     log = RunLog(
@@ -210,6 +207,7 @@ def _train(
             evaluate=evaluation,
             clock=clock,
             after_step=profiler,
+            findable=findable,
         )
     write_phases(out, clock, resumed=resumed)
     return outcome
@@ -244,6 +242,12 @@ def keeper(atlas: Atlas, config: RunConfig, out: Path) -> Freshness:
         raise InputError(
             'staleness.refresh="background" copies the passage encoder as it is, without adapters; '
             'with retriever.lora set it to "full" or "partial"'
+        )
+    if staleness.refresh_schedule == "never" and not config.context.n_rerank:
+        warn(
+            'the passage encoder learns, and with staleness.refresh_schedule="never" (the default) '
+            "the index keeps the vectors that the run begins with: set it to "
+            '"drift>0.1", or staleness.query_side=true'
         )
     launcher = ProcessLauncher(
         retriever, store, out / BACKGROUND, dtype=index.dtype, config=staleness.background

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from atlas_lm.cli.common import print_json
-from atlas_lm.cli.joint import Watch, build_index, open_halves, run_joint, training_examples
+from atlas_lm.cli.joint import Watch, open_halves, run_joint, training_examples
 from atlas_lm.cli.nano_config import NanoConfig, NanoStage
+from atlas_lm.cli.together import build_index
 from atlas_lm.cli.train import (
     refuse_several_processes,
     resume_command,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atlas_lm.cli.joint import build_index, open_halves, run_joint, training_examples
+from atlas_lm.cli.joint import open_halves, run_joint, training_examples
+from atlas_lm.cli.together import build_index
 from atlas_lm.config import DataConfig, HalfConfig, RunConfig, find_recipe, load_recipe
 from atlas_lm.data.tinymodels import tiny_reader, tiny_retriever
 from atlas_lm.data.tinyworld import TinyWorld, TinyWorldConfig, write_tinyworld

@@ -6,20 +6,24 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 
+from atlas_lm.cli.index_build import warn_of_truncation
 from atlas_lm.evaluation import measure
 from atlas_lm.evaluation.gold import check_gold
 from atlas_lm.evaluation.measure import measure_part
-from atlas_lm.index import FlatIndex, PassageFiles
-from atlas_lm.index.build import PASSAGES_AT_A_TIME, Partial
+from atlas_lm.index import FlatIndex, PassageFiles, build
+from atlas_lm.index.build import PASSAGES_AT_A_TIME, Embed, Partial
 from atlas_lm.index.shares import gather_vectors
 from atlas_lm.index.storage import map_rows
 from atlas_lm.model import Atlas
 from atlas_lm.passages.store import PassageStore
+from atlas_lm.retriever import EmbeddingReport
 from atlas_lm.runtime import distributed, logs
 from atlas_lm.runtime.launched import short_grace
 from atlas_lm.types import Example, Passage
@@ -72,14 +76,32 @@ def measure_together(
     return {name: total / count for name, (total, count) in totals.items()}
 
 
-def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
-    """Embed every passage into a new index at ``path``; each process embeds its share. Collective.
+def build_index(atlas: Atlas, store: PassageStore, path: Path, *, step: int = 0) -> None:
+    """Embed every passage with the model's passage encoder into a new index at ``path``.
 
-    A share is written to a directory beside ``path`` as it is embedded. What a killed run left
-    there is gone on with, by as many processes.
+    Of several processes each embeds its share. How many passages lost their end is said.
+    Collective.
 
     Raises:
         InputError: an embedding is not finite, or the disk is full; on every process.
+    """
+    retriever, report = atlas.trained_retriever, EmbeddingReport()
+    embed = partial(retriever.embed_corpus, report=report)
+    if distributed.world().size > 1:
+        _build_together(atlas, store, path, embed, step)
+    else:
+        build(store, embed, path, fingerprint=atlas.fingerprint(store), step=step)
+    truncated = int(distributed.gather_numbers([report.truncated]).sum())
+    warn_of_truncation(retriever, replace(report, truncated=truncated))
+
+
+def _build_together(
+    atlas: Atlas, store: PassageStore, path: Path, embed_corpus: Embed, step: int
+) -> None:
+    """Build the index; each process embeds its share.
+
+    A share is written to a directory beside ``path`` as it is embedded. What a killed run left
+    there is gone on with, by as many processes.
     """
     here, dim = distributed.world(), atlas.trained_retriever.dim
     fingerprint, own = atlas.fingerprint(store), here.share(len(store))
@@ -89,7 +111,7 @@ def build_together(atlas: Atlas, store: PassageStore, path: Path, *, step: int =
     with distributed.in_pieces() as meet:
 
         def embed(passages: Sequence[Passage]) -> Float[torch.Tensor, "n dim"]:
-            fresh = atlas.trained_retriever.embed_corpus(passages)
+            fresh = embed_corpus(passages)
             meet()
             return fresh
 

@@ -19,13 +19,19 @@ ALARM = 0.1
 
 
 class CollapseMonitor:
-    """Share of distinct passages among all slots of the last queries, each counted once.
+    """Share of distinct passages, of as many as the last queries could have found.
 
-    A healthy retriever finds different passages for different queries; a collapsed one finds the
+    That is as many as they have slots, each query counted once, or as can be found at all. A
+    healthy retriever finds different passages for different queries; a collapsed one finds the
     same few for all, and its loss may look fine.
+
+    Args:
+        findable: Passages that a search may return; 0 where that is not known.
+        window: Different queries that are looked back on.
     """
 
-    def __init__(self, window: int = WINDOW) -> None:
+    def __init__(self, findable: int = 0, *, window: int = WINDOW) -> None:
+        self.findable = findable
         self.window = window
         self._rows: OrderedDict[str, frozenset[int]] = OrderedDict()
         self._slots: dict[str, int] = {}
@@ -45,10 +51,12 @@ class CollapseMonitor:
 
     @property
     def share(self) -> float | None:
-        """Distinct passages divided by slots, in (0, 1]; None before the first query."""
+        """Distinct passages, of as many as could be, in (0, 1]; None before the first query."""
         if not self._rows:
             return None
-        return len(frozenset().union(*self._rows.values())) / sum(self._slots.values())
+        slots = sum(self._slots.values())
+        could_be = min(slots, self.findable or slots)
+        return len(frozenset().union(*self._rows.values())) / could_be
 
     def check(self, step: int) -> None:
         """Warn, once for each fall, where few passages are found for many queries."""
@@ -57,9 +65,9 @@ class CollapseMonitor:
             return
         if share < ALARM and not self._alarmed:
             warn(
-                f"step {step}: the last {len(self._rows)} queries share only {share:.1%} distinct "
-                "passages: the retriever may be collapsing. Lower training.retriever.lr, raise "
-                "objective.temperature_gold, or let the reader learn first with "
-                "training.freeze_retriever_steps."
+                f"step {step}: the last {len(self._rows)} queries found only {share:.1%} of the "
+                "distinct passages that they could have: the retriever may be collapsing. Lower "
+                "training.retriever.lr, raise objective.temperature_gold, or let the reader learn "
+                "first with training.freeze_retriever_steps."
             )
         self._alarmed = share < ALARM

@@ -46,6 +46,7 @@ def train(
     evaluate: Callable[[], Metrics] | None = None,
     clock: PhaseClock | None = None,
     after_step: Callable[[int], None] | None = None,
+    findable: int = 0,
 ) -> Outcome:
     """Train from ``state.step`` to ``cfg.total_steps``; the last step is evaluated and saved.
 
@@ -60,6 +61,7 @@ def train(
         evaluate: Returns metrics on held-out data; the model is in whichever mode it likes.
         clock: Measures the phases; every logged line has their shares of the time since the last.
         after_step: Called with the step after everything else in it, such as a profiler's.
+        findable: Passages that a search may return, for the collapse monitor; 0: not known.
 
     Raises:
         OutOfMemoryError: the machine or the GPU has no more memory; the phase is named.
@@ -67,7 +69,7 @@ def train(
             checkpoint is saved first; its weights are those from before the first of them.
     """
     clock = clock or PhaseClock(model_device(state))
-    run = _Run(state, cfg, checkpoints, log, evaluate, clock)
+    run = _Run(state, cfg, checkpoints, log, evaluate, clock, CollapseMonitor(findable))
     explained = memory_explained(clock, cfg, state.model, checkpoints)
     if cfg.save_in_background and distributed.world().size > 1:
         warn("training.save_in_background=true has no effect: several processes wait for a save")
@@ -98,10 +100,10 @@ class _Run:
         log: Callable[[int, Metrics], None],
         evaluate: Callable[[], Metrics] | None,
         clock: PhaseClock,
+        monitor: CollapseMonitor,
     ) -> None:
         self.state, self.cfg, self.checkpoints = state, cfg, checkpoints
-        self.log, self.evaluate, self.clock = log, evaluate, clock
-        self.monitor = CollapseMonitor()
+        self.log, self.evaluate, self.clock, self.monitor = log, evaluate, clock, monitor
         self.checkpoint_is_due = False
 
     def step(self, stopping: Callable[[], bool]) -> None:
