@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from atlas_lm.cli import main
+from atlas_lm.cli import common, main
 
 
 def evaluate(tiny, pair, *words) -> int:
@@ -66,6 +66,18 @@ def test_a_report_without_answers_is_refused(tiny, pair, tmp_path, capsys):
 def test_numbers_that_mean_nothing(tiny, pair, words, told, capsys):
     assert evaluate(tiny, pair, *words) == 2
     assert told in capsys.readouterr().err
+
+
+def test_retrieval_alone_needs_no_reader(tiny, pair, capsys, monkeypatch):
+    words = ["--retrieval-only", "--n-context", "3", "--json"]
+    assert evaluate(tiny, pair, *words) == 0
+    both = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(common, "open_reader", lambda *_: pytest.fail("a reader is opened"))
+    assert evaluate(tiny, pair[2:], *words) == 0
+    assert json.loads(capsys.readouterr().out) == both
+    assert both["recall_at_5"]["n"] == 5
+    assert evaluate(tiny, pair[2:], "--json") == 2
+    assert "--reader NAME" in capsys.readouterr().err
 
 
 def test_settings_of_an_encoder_that_is_not_opened_are_refused(tiny, capsys):

