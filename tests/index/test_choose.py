@@ -24,12 +24,21 @@ def test_codes_that_fit_are_exact(faiss):
     choice = choose(*WIKIPEDIA, parse_bytes("36GB"))
     assert choice.settings.kind == "flat"
     assert choice.settings.first_pass
+    assert choice.settings.unpacked  # 768 components are padded to 1024
     assert choice.memory_bytes == 37_000_000 * 772
     assert choice.disk_bytes == 37_000_000 * (772 + 2 * 768)
     assert choice.reason == (
         "flat, for it is exact, and the int8 codes that a search reads, 28.6 GB, fit into 28.8 GB "
-        "(four fifths of the memory given); the float16 vectors, 56.8 GB, stay on disk"
+        "(four fifths of the memory given); the float16 vectors, 56.8 GB, stay on disk; "
+        "packed for few queries they would take 37.9 GB, and are not"
     )
+
+
+def test_codes_whose_packed_copy_fits_too_are_packed():
+    choice = choose(*WIKIPEDIA, parse_bytes("48GB"))
+    assert not choice.settings.unpacked
+    assert choice.memory_bytes == 37_000_000 * 1024
+    assert "packed" not in choice.reason
 
 
 def test_sixteen_gigabytes_are_not_enough_for_int8(faiss):

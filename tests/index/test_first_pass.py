@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 
 import pytest
 import torch
 
-from atlas_lm.index import FlatIndex, codes, exact
+from atlas_lm.index import FlatIndex, IndexSettings, codes, exact
 from atlas_lm.index.codes import Int8Scan
 from atlas_lm.index.vectors import encode_int8
 from tests.index.coded import brute_force, clustered, recall, use_first_pass
 from tests.index.conftest import make_fingerprint
+from tests.index.keeping import built, write
 
 NOTHING = torch.empty((0, 2), dtype=torch.int64)
 
@@ -227,6 +229,32 @@ def test_one_thread_packs_at_a_time(monkeypatch):
     torch.testing.assert_close(
         by_row, expected.gather(1, its_rows.argsort(dim=1)), rtol=0, atol=0.2
     )
+
+
+def test_the_scans_of_a_process_pack_within_one_allowance(monkeypatch):
+    vectors, query = clustered(900, 16), clustered(3, 16, seed=3)
+    room = codes.packed_bytes(900, 16)
+    monkeypatch.setattr(codes, "usable_bytes", lambda: codes.PACKED_SHARE * 3 * room // 2)
+    monkeypatch.setattr(codes, "_PACKED", weakref.WeakSet())
+    first, second = (Int8Scan(encode_int8(vectors)) for _ in range(2))
+    for scan in (first, second):
+        assert scan.may_pack
+        scan.best(query, 10, NOTHING, None)
+    assert (first.n_packed, second.n_packed) == (1, 0)
+    del first
+    second.best(query, 10, NOTHING, None)
+    assert second.n_packed == 1
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_an_index_chosen_for_little_memory_is_never_packed(tmp_path, unpacked):
+    settings = IndexSettings(kind="flat", unpacked=unpacked)
+    texts = {f"p{row}": "t" for row in range(700)}
+    path = built(tmp_path / "index", [write(tmp_path / "c.jsonl", texts)], settings=settings)
+    index = FlatIndex.load(path)
+    assert ("so far" in index.way(1, 10)) is not unpacked
+    index.update_(slice(None), index.embeddings.clone())
+    assert ("so far" in index.way(1, 10)) is not unpacked
 
 
 def test_saved_codes_are_loaded_mapped_and_searched(tmp_path):

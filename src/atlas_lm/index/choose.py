@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from atlas_lm.index.codes import packed_bytes
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.size import index_size
 from atlas_lm.runtime.dtypes import SHORT
@@ -32,7 +33,7 @@ class Choice:
     settings: IndexSettings
     """The kind and its code size."""
     memory_bytes: int
-    """What its searches read."""
+    """What its searches read, or hold packed where that is more."""
     disk_bytes: int
     """What the index takes on disk, without passages."""
     reason: str
@@ -69,14 +70,18 @@ def choose(count: int, dim: int, max_memory: int, *, dtype: str = "float16") -> 
 def _by_exactness(count: int, dim: int, room: int, dtype: str) -> Iterator[Choice]:
     """Yield the kinds to choose from, the most exact first."""
     flat = index_size("flat", rows=count, dim=dim, dtype=SHORT[dtype])
-    codes, vectors = flat.hot_bytes, flat.cold_bytes
+    codes, vectors, packed = flat.hot_bytes, flat.cold_bytes, packed_bytes(count, dim)
+    unpacked = packed > room
+    as_stored = f"; packed for few queries they would take {_size(packed)}, and are not"
     yield Choice(
-        settings=IndexSettings(kind="flat", dtype=dtype),
-        memory_bytes=codes,
+        settings=IndexSettings(kind="flat", dtype=dtype, unpacked=unpacked),
+        memory_bytes=codes if unpacked else max(codes, packed),
         disk_bytes=flat.disk_bytes,
         reason=(
             f"flat, for it is exact, and the int8 codes that a search reads, {_size(codes)}, fit "
             f"into {_share(room)}; the {dtype} vectors, {_size(vectors)}, stay on disk"
+            + as_stored
+            * unpacked
         ),
     )
     binary = index_size("binary", rows=count, dim=dim, keep_vectors=True, dtype=SHORT[dtype])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ PACKING_SEARCHES = 64
 QUERY_LEVELS = 63
 """Steps from zero to a query's largest component."""
 PACKED_SHARE = 4
-"""Codes are packed where they take at most this part (one in so many) of the machine's memory."""
+"""The packed codes of a process take at most this part (one in so many) of the machine's memory."""
 PACKED_COMPONENTS = 512
 """Packed rows are padded to a multiple of so many components (FBGEMM's blocks with AVX2)."""
 
 _PACKING = threading.Lock()
+_PACKED: weakref.WeakSet[Int8Scan] = weakref.WeakSet()
+"""The scans of this process that pack: members of a stack and shares have one allowance."""
 
 
 def supported() -> bool:
@@ -69,12 +72,15 @@ class Int8Scan:
         Args:
             vectors: the codes.
             mapped: whether they are a file's, which may not be written to.
-            pack: whether codes may be copied into memory for small batches; where they take at
-                most a quarter of the machine's memory if None.
+            pack: whether codes may be copied into memory for small batches; where they and those
+                of the process's other scans take at most a quarter of the machine's memory if None.
         """
         self.vectors = vectors
         self._mapped = mapped
-        fits = packed_bytes(*vectors.codes.shape) <= usable_bytes() // PACKED_SHARE
+        self._asked = pack
+        self._packed_bytes = packed_bytes(*vectors.codes.shape)
+        self._allowance = usable_bytes() // PACKED_SHARE
+        fits = self._packed_bytes <= self._allowance
         self.may_pack = packing_supported() and (fits if pack is None else pack)
         self._packed: list[Any] = [None] * -(-len(vectors) // CHUNK_ROWS)
         self._room: Tensor | None = None
@@ -86,7 +92,11 @@ class Int8Scan:
 
     def share(self, rows: range) -> Int8Scan:
         """Return a scan of these contiguous rows alone, over the same memory."""
-        return Int8Scan(self.vectors.share(rows), mapped=True, pack=self.may_pack)
+        return self.over(self.vectors.share(rows), mapped=True)
+
+    def over(self, vectors: Int8Vectors, *, mapped: bool = False) -> Int8Scan:
+        """Return a scan of other codes, which packs them on the same conditions."""
+        return Int8Scan(vectors, mapped=mapped, pack=self._asked if self.may_pack else False)
 
     @property
     def n_packed(self) -> int:
@@ -104,6 +114,8 @@ class Int8Scan:
 
     def pack(self, chunks: int | None = None) -> None:
         """Pack that many more chunks of codes into memory, all if None."""
+        with _PACKING:
+            _PACKED.add(self)
         for _ in range(len(self._packed) if chunks is None else chunks):
             with _PACKING:  # another thread's search packs too, into the same room
                 missing = (chunk for chunk, packed in enumerate(self._packed) if packed is None)
@@ -111,6 +123,15 @@ class Int8Scan:
                 if chunk is None:
                     return
                 self._pack_one(chunk)
+
+    def _has_room(self) -> bool:
+        """Return whether there is room for the packed codes; it is theirs from then on."""
+        with _PACKING:
+            others = sum(scan._packed_bytes for scan in _PACKED if scan is not self)
+            if not self._asked and others + self._packed_bytes > self._allowance:
+                return False
+            _PACKED.add(self)
+            return True
 
     def _pack_one(self, chunk: int) -> None:
         codes, scales = self._chunk(chunk)
@@ -141,7 +162,7 @@ class Int8Scan:
         hidden: Bool[Tensor, " n"] | None,
     ) -> Found:
         """Return each query's ``n_found`` best rows by code; see `FirstPass.best`."""
-        if self.may_pack and len(query) < PACKED_UP_TO:
+        if self.may_pack and len(query) < PACKED_UP_TO and self._has_room():
             self.pack(-(-len(self._packed) // PACKING_SEARCHES))
         largest = query.abs().amax(dim=1, keepdim=True)
         largest = torch.where(largest > 0, largest, 1.0)

@@ -274,7 +274,7 @@ class FlatIndex:
         scan = self._scan_of(self._embeddings)
         if isinstance(rows, slice) and len(selected) == count and rows.step in (None, 1):
             if scan is not None:
-                self._first_pass = _FirstPass(fresh, Int8Scan(encode_int8_chunked(fresh)))
+                self._first_pass = _FirstPass(fresh, scan.over(encode_int8_chunked(fresh)))
             self._embeddings, self._mapped = fresh, False
         else:
             if self._mapped:
@@ -382,7 +382,8 @@ class FlatIndex:
         if "codes" in manifest.arrays:
             codes = load_codes(path, manifest, mmap=mmap, verify=verify)
             if embeddings.device.type == "cpu" and supported():
-                first_pass = _FirstPass(embeddings, Int8Scan(codes, mapped=mmap))
+                pack = False if manifest.settings.get("unpacked") else None
+                first_pass = _FirstPass(embeddings, Int8Scan(codes, mapped=mmap, pack=pack))
         index = object.__new__(cls)
         index._set(
             embeddings,

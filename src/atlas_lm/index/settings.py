@@ -28,6 +28,8 @@ class IndexSettings:
     """Keep the full-precision vectors too, memory-mapped, to rescore with; flat always does."""
     first_pass: bool = True
     """flat: keep int8 codes too, which are read first; the best few hundred are rescored."""
+    unpacked: bool = False
+    """flat: never copy those codes into memory, in the layout that is fastest for few queries."""
     rescore: int | None = None
     """Rows rescored for every row asked for, from the best vectors kept; 16 for binary, else 4."""
     factory: str = ""
@@ -92,6 +94,7 @@ class IndexSettings:
             "train_rows": (faiss, "set kind=faiss"),
             "rescore": (coded, "choose int8, binary, or faiss with keep_vectors"),
             "first_pass": (self.kind == "flat", "set kind=flat"),
+            "unpacked": (self.kind == "flat", "set kind=flat"),
         }
         for name, (used, remedy) in options.items():
             value = getattr(self, name)
