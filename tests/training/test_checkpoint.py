@@ -13,7 +13,7 @@ from atlas_lm.runtime.errors import InputError
 from atlas_lm.staleness import StalenessConfig
 from atlas_lm.training import Checkpoints, new_state
 from atlas_lm.training import checkpoint as checkpoint_module
-from atlas_lm.training.state import load_weights, weights
+from atlas_lm.training.state import TrainState, load_weights, weights
 from tests.training.tiny import FakeAtlas, all_tensors, config, examples, run
 
 
@@ -85,6 +85,19 @@ def test_too_little_room_is_seen_before_writing(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(checkpoint_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(InputError, match="disk is full"):
+        Checkpoints(tmp_path).save(state_at(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_sharded_does_not_stay_where_there_is_no_room_for_the_rest(tmp_path, monkeypatch):
+    def write_shares(tensors, path):
+        (path / "shard.safetensors").write_bytes(bytes(5_000_000))
+
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(checkpoint_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint_module.shares, "write_shares", write_shares)
+    monkeypatch.setattr(TrainState, "is_sharded", True)
+    with pytest.raises(InputError, match=r"this checkpoint needs 5\.\d MB. Nothing was written"):
         Checkpoints(tmp_path).save(state_at(1))
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,8 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +149,19 @@ class Checkpoints:
             if distributed.world().is_main:
                 drop_beyond(self.path, self.keep_last, spare=best)
             return path
-        sharded = self._write_shares(state, path) if state.is_sharded else None
-        version = state.freshness.version
-        linked = self._linkable_index(version)
-        here = distributed.world().is_main and linked is not None
-        with_index = not distributed.any_process(here)  # process 0 writes, so it decides
-        tensors = state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path)
-        snapshot = Snapshot(tensors, state.facts(), version, linked, best)
-        if not wait and distributed.world().size == 1:
-            self._begin(path, snapshot.copy())
-            return path
-        with distributed.agreed():
-            if distributed.world().is_main:
-                self._write(path, snapshot, sharded)
+        with self._shares(state, path) as sharded:
+            version = state.freshness.version
+            linked = self._linkable_index(version)
+            here = distributed.world().is_main and linked is not None
+            with_index = not distributed.any_process(here)  # process 0 writes, so it decides
+            tensors = state.tensors(whole=sharded is None, with_index=with_index, scratch=self.path)
+            snapshot = Snapshot(tensors, state.facts(), version, linked, best)
+            if not wait and distributed.world().size == 1:
+                self._begin(path, snapshot.copy())
+                return path
+            with distributed.agreed():
+                if distributed.world().is_main:
+                    self._write(path, snapshot, sharded)
         self._there = path
         return path
 
@@ -200,29 +201,31 @@ class Checkpoints:
         self._writer = threading.Thread(target=write, name=f"saving {path.name}")
         self._writer.start()
 
-    def _write_shares(self, state: TrainState, path: Path) -> Path:
-        """Write what is sharded into a directory that no reader looks at. Collective."""
+    @contextmanager
+    def _shares(self, state: TrainState, path: Path) -> Iterator[Path | None]:
+        """Give a directory, which no reader looks at, with what is sharded; None where nothing is.
+
+        Collective. What has not been moved from there is removed in the end.
+        """
+        if not state.is_sharded:
+            yield None
+            return
         directory = path.with_name(f".{path.name}.{shares.SHARES}")
-        error: Exception | None = None
         tensors = state.shares()
         needed = sum(tensor.nbytes for tensor in tensors.values())
         try:
-            with full_checkpoint_disk_explained(path, needed):
+            with distributed.agreed(), full_checkpoint_disk_explained(path, needed):
                 directory.mkdir(parents=True, exist_ok=True)
                 shares.write_shares(tensors, directory)
-        except Exception as failure:
-            error = failure
-        try:
-            distributed.agree(error)
-        except Exception:
+            yield directory
+        finally:
             shutil.rmtree(directory, ignore_errors=True)
-            raise
-        return directory
 
     def _write(self, path: Path, snapshot: Snapshot, sharded: Path | None) -> None:
         files, linked = snapshot.files, snapshot.index_file
         needed = sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
-        with full_checkpoint_disk_explained(path, needed):
+        written = sum(file.stat().st_size for file in sharded.iterdir()) if sharded else 0
+        with full_checkpoint_disk_explained(path, needed + written):
             self.path.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(self.path).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
