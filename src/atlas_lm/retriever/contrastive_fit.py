@@ -7,7 +7,7 @@ at t goes on as if it had never stopped, and needs no generator's state to do so
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,12 +20,9 @@ from atlas_lm.retriever.contrastive_checkpoint import (
     restore_adam,
 )
 from atlas_lm.retriever.contrastive_shared import sum_gradients
+from atlas_lm.retriever.contrastive_skips import Skips
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import warn
-
-SKIPS_IN_ROW = 10
-"""Skipped updates in a row after which a run is stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +99,10 @@ class Learner(Protocol):
         """
         ...
 
+    def names(self, step: int) -> Sequence[str]:
+        """Return what this process's share of a step is made of, as messages name it."""
+        ...
+
     def follow(self) -> None:
         """Do what follows an update, such as moving a momentum encoder."""
         ...
@@ -139,34 +140,37 @@ def fit_resumably(
     Every ``save_every`` steps, and where it ends, there is a checkpoint; `resume_from` prepares a
     learner to go on from it. Process 0 alone writes and logs. A checkpoint from which no step was
     made is not written anew: a directory cannot be replaced at one stroke. A step whose gradient
-    is not finite moves nothing; it is counted in ``skipped``, and said.
+    is not finite moves nothing; it is counted in ``skipped``, and its examples are named.
 
     Raises:
-        InputError: the gradients of `SKIPS_IN_ROW` steps in a row were not finite.
+        InputError: the gradients of ten steps in a row were not finite; there is a checkpoint.
     """
     optimizer, step, saved = optimizer_of(learner, cfg), start, start or -1
-    skipped, in_row = 0, 0
+    skips = Skips()
     if start:
         _, tensors = checkpoints.load()
+        skips = Skips.restore(tensors.get("skips", {}))
         restore_adam(optimizer, parameters_of(learner), tensors["optimizer"])
     learner.module.train()
     while step < cfg.steps and not distributed.any_process(stop()):
         metrics = update(learner, optimizer, cfg, step)
         step += 1
-        in_row = 0 if math.isfinite(metrics["grad_norm"]) else in_row + 1
-        if in_row:
-            skipped += 1
-            _say_skipped(step, in_row)
+        if math.isfinite(metrics["grad_norm"]):
+            skips.in_row = 0
+        else:
+            skips.note(step, learner.names(step - 1))
         if step % cfg.log_every == 0 or step == cfg.steps:
             summed = _sum(metrics)
             if distributed.world().is_main:
                 rate = cfg.learning_rate_at(step - 1)
-                log(step, {**summed, "lr": rate, "skipped": float(skipped)})
-        if cfg.save_every and step % cfg.save_every == 0:
-            _save(learner, optimizer, checkpoints, step)
+                log(step, {**summed, "lr": rate, "skipped": float(skips.total)})
+        if skips.too_many or (cfg.save_every and step % cfg.save_every == 0):
+            _save(learner, optimizer, checkpoints, step, skips)
             saved = step
+        if skips.too_many:
+            raise skips.stopped(step)
     if saved != step:
-        _save(learner, optimizer, checkpoints, step)
+        _save(learner, optimizer, checkpoints, step, skips)
     return FitOutcome(step, step >= cfg.steps)
 
 
@@ -213,22 +217,6 @@ def update(
     }
 
 
-def _say_skipped(step: int, in_row: int) -> None:
-    """Warn of a skipped step.
-
-    Raises:
-        InputError: it is the last of too many in a row.
-    """
-    warn(f"step {step}: the gradient is not finite, update skipped")
-    if in_row >= SKIPS_IN_ROW:
-        raise InputError(
-            f"step {step}: the gradients of {in_row} steps in a row are not finite. --resume goes "
-            "on from the last checkpoint, whose weights are finite; otherwise lower "
-            "fit.learning_rate, raise fit.warmup_steps or set fit.precision to fp32, and start "
-            "anew in another directory"
-        )
-
-
 def parameters_of(learner: Learner) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, by name."""
     return {n: p for n, p in learner.module.named_parameters() if p.requires_grad}
@@ -255,7 +243,11 @@ def decay_groups(
 
 
 def _save(
-    learner: Learner, optimizer: torch.optim.Optimizer, checkpoints: PretrainCheckpoints, step: int
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    checkpoints: PretrainCheckpoints,
+    step: int,
+    skips: Skips,
 ) -> None:
     if distributed.world().is_main:
         checkpoints.save(
@@ -263,6 +255,7 @@ def _save(
             {
                 "model": learner.module.state_dict(),
                 "optimizer": adam_tensors(optimizer, parameters_of(learner)),
+                "skips": skips.tensors(),
                 **learner.tensors(),
             },
         )

@@ -102,6 +102,10 @@ class ContrastiveLearner:
         turned, _ = nce(key_emb, gather_with_gradient(query_emb))
         return (loss + turned) / 2, metrics
 
+    def names(self, step: int) -> list[str]:
+        """Return the ids of the passages of this process's share of a step."""
+        return self.sampler.named(step, distributed.world().share(self.sampler.batch_size))
+
     def follow(self) -> None:
         """Move the momentum encoder a little toward the one that learns; queue the step's keys."""
         if self.slow is not None and self.queue is not None and self._new_keys is not None:

@@ -113,6 +113,11 @@ class PairSampler:
             for place, tokens in zip(share, self._tokens(step, rows, share), strict=True)
         ]
 
+    def named(self, step: int, share: range) -> list[str]:
+        """Return the ids of the passages that `pairs` makes its pairs of."""
+        rows = self.rows(step)
+        return [self._passage(step, rows, place).id for place in share]
+
     def _tokens(
         self, step: int, rows: Sequence[tuple[int, int]], share: range
     ) -> list[PassageTokens]:

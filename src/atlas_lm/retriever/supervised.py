@@ -81,6 +81,10 @@ class SupervisedLearner:
         count = self.sampler.batch_size
         return info_nce(query_emb, key_emb, own, temperature=self.cfg.temperature, count=count)
 
+    def names(self, step: int) -> list[str]:
+        """Return where the questions of this process's share of a step are written."""
+        return self.sampler.named(step, distributed.world().share(self.sampler.batch_size))
+
     def follow(self) -> None:
         """Nothing follows an update."""
 

@@ -102,6 +102,10 @@ class JudgedQuestions:
             )
         return judged
 
+    def place(self, position: int) -> str:
+        """Return where a question is written, as messages name it."""
+        return self._place(int(self._kept[position]))
+
     def _judged(self, number: int) -> Judged:
         """Return a row's question, whether it has a positive passage or not."""
         place = self._place(number)
@@ -181,6 +185,11 @@ class QuestionSampler:
             negatives = tuple(judged.negatives[int(number)] for number in drawn)
             chosen.append(Judged(judged.query, (positive,), negatives))
         return chosen
+
+    def named(self, step: int, share: range) -> list[str]:
+        """Return where the questions of `batch` are written."""
+        first = step * self.batch_size
+        return [self.questions.place(self._order[first + place]) for place in share]
 
     @cached_property
     def _order(self) -> Epochs:
