@@ -41,6 +41,29 @@ def test_what_cannot_fit_is_refused_with_numbers_and_remedies_unless_forced(
     assert "going on all the same" in capsys.readouterr().err
 
 
+def test_a_disk_without_room_for_the_checkpoints_is_seen_whatever_the_memory(
+    opened, tmp_path, monkeypatch, capsys
+):
+    atlas, config = opened
+    weights = sum(
+        one.numel() for half in (atlas.reader, atlas.retriever) for one in half.parameters()
+    )
+    training = dataclasses.replace(config.training, save_every=10, keep_last=2)
+    config = dataclasses.replace(config, training=training)
+    tight = Machine(ram_bytes=64 * 10**9, disk_bytes=3 * 12 * weights - 1)
+    with pytest.raises(InputError, match=r"checkpoints need .* GB of disk.*keep_last.*--force"):
+        refuse_what_cannot_fit(atlas, config, tmp_path, machine=tight)
+    assert refuse_what_cannot_fit(atlas, config, tmp_path, machine=tight, force=True) is None
+    assert "going on all the same" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.safetensors").write_bytes(b"x")  # it will be removed
+    monkeypatch.setattr(distributed, "world", lambda: distributed.World(size=2))
+    sharded = dataclasses.replace(config.training, parallel="fsdp")
+    config = dataclasses.replace(config, training=sharded)
+    assert refuse_what_cannot_fit(atlas, config, tmp_path, machine=tight) is None
+    assert "not planned" in capsys.readouterr().err
+
+
 def test_several_processes_share_out_the_queries_and_the_memory_of_their_machines(
     opened, monkeypatch
 ):

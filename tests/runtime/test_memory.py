@@ -28,11 +28,26 @@ def test_what_is_no_size(text):
         parse_bytes(text)
 
 
-def test_a_control_group_bounds_what_the_machine_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_LIMITS", (str(tmp_path / "max"), str(tmp_path / "absent")))
+@pytest.mark.parametrize(
+    ("group", "limits"),
+    [
+        ("0::/slurm/job_7/step_0", "memory.max"),
+        ("4:cpu,memory:/slurm/job_7/step_0", "memory/memory.limit_in_bytes"),
+    ],
+)
+def test_control_groups_bound_what_the_machine_has(tmp_path, monkeypatch, group, limits):
+    root, name = (tmp_path / limits).parent, (tmp_path / limits).name
+    monkeypatch.setattr(memory, "_ROOT", tmp_path)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
     machine = usable_bytes()
     assert machine > 2**28
-    (tmp_path / "max").write_text("max\n")
-    assert usable_bytes() == machine
-    (tmp_path / "max").write_text("123456789\n")
-    assert usable_bytes() == 123_456_789
+    (tmp_path / "cgroup").write_text(f"1:name=systemd:/\n{group}\n")
+    (root / "slurm" / "job_7").mkdir(parents=True)
+    for place, text, least in (
+        (root, "max", machine),
+        (root / "slurm" / "job_7", "123456789", 123_456_789),
+        (root / "slurm", "223456789", 123_456_789),
+        (root, "100000", 100_000),
+    ):
+        (place / name).write_text(f"{text}\n")
+        assert usable_bytes() == least

@@ -26,7 +26,7 @@ from atlas_lm.planning.advice import shortages
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.dtypes import SHORT
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.logs import warn
+from atlas_lm.runtime.logs import notice, warn
 from atlas_lm.training import TrainingConfig
 from atlas_lm.training.memory import ADVICE, helpful
 
@@ -48,7 +48,8 @@ def refuse_what_cannot_fit(
 ) -> PlanRequest | None:
     """Plan the run and refuse it where a stage needs more memory or disk than there is.
 
-    A run that fits by a generous guess is not planned: counting takes some seconds.
+    A run that fits by a generous guess is not planned: counting takes some seconds. Nor is one of
+    sharded models, which is said. The room for checkpoints is looked at in any case.
 
     Returns:
         What was planned, where a plan was made.
@@ -57,9 +58,11 @@ def refuse_what_cannot_fit(
         InputError: it cannot fit and ``force`` is false; the message says what is short, by how
             much, and what to change.
     """
-    if distributed.world().size > 1 and config.training.parallel == "fsdp":
-        return None  # a plan knows of no sharded models
     machine = machine or this_machine(out)
+    _look_at_disk(atlas, config.training, out, machine.disk_bytes, force=force)
+    if distributed.world().size > 1 and config.training.parallel == "fsdp":
+        notice('training.parallel="fsdp": whether the memory suffices is not planned')
+        return None
     machines = len(set(distributed.gather_json(socket.gethostname())))
     device = atlas.reader.device
     memory = machine.gpu_bytes if device.type == "cuda" else machine.ram_bytes
@@ -87,6 +90,30 @@ def refuse_what_cannot_fit(
         f"this run will not fit: {said}. What would help most, first things first:\n{settings}\n"
         "atlas-lm plan shows every stage; --force starts the run all the same"
     )
+
+
+def _look_at_disk(
+    atlas: Atlas, training: TrainingConfig, out: Path, free: int, *, force: bool
+) -> None:
+    """Refuse a run whose checkpoints the disk cannot hold, the one being written among them."""
+    modules = [module for module in (atlas.reader, atlas.retriever) if module is not None]
+    one = sum(4 * _weights(module) + 8 * _trained(module) for module in modules)
+    saves = training.total_steps // training.save_every if training.save_every else 0
+    needed = one * (min(saves, training.keep_last) + 1)
+    found = (out / "checkpoints").rglob("*.safetensors")
+    there = free + sum(file.stat().st_size for file in found)
+    if needed <= there:
+        return
+    said = (
+        f"this run will not fit: checkpoints need {needed / 1e9:,.1f} GB of disk "
+        f"({one / 1e9:,.1f} GB each), there is {there / 1e9:,.1f} GB at {out}"
+    )
+    if not force:
+        raise InputError(
+            f"{said}. Free some space, lower training.keep_last, or choose another --out; --force "
+            "starts the run all the same"
+        )
+    warn(f"{said}; going on all the same (--force)")
 
 
 def plan_request(
@@ -162,8 +189,11 @@ def _activations(described: Any, tokens: int) -> float:
 
 def _state(module: Any) -> float:
     """Return the bytes of weights, gradients, moments and the buckets of several processes."""
-    weights = sum(parameter.numel() for parameter in module.parameters())
-    return float(4 * weights + 16 * _trained(module))
+    return float(4 * _weights(module) + 16 * _trained(module))
+
+
+def _weights(module: Any) -> int:
+    return sum(one.numel() for one in module.parameters())
 
 
 def _trained(module: Any) -> int:

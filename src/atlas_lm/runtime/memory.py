@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from atlas_lm.runtime.errors import InputError
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUPS = Path("/proc/self/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
 
 
 def parse_bytes(text: str) -> int:
@@ -27,17 +29,34 @@ def parse_bytes(text: str) -> int:
 
 
 def usable_bytes() -> int:
-    """Return the memory this process may use: the machine's, or its control group's limit.
+    """Return the memory this process may use: the machine's, or less by a control group's limit.
 
-    0 where the system does not say.
+    Its own group's and those of the groups around it count, as SLURM and systemd set them. 0 where
+    the system does not say.
     """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # a system without sysconf
         return 0
-    for limit in _LIMITS:
+    for limit in _limits():
         try:
-            memory = min(memory, int(Path(limit).read_text()))
-        except (OSError, ValueError):
+            memory = min(memory, int(limit.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
             continue
     return memory
+
+
+def _limits() -> Iterator[Path]:
+    """Yield the files that limit the control groups of this process, and the groups around them."""
+    try:
+        lines = _GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _ROOT / "memory" if controllers else _ROOT
+        own = root / group.lstrip("/")
+        for place in (own, *own.parents):
+            if place.is_relative_to(root):
+                yield place / ("memory.limit_in_bytes" if controllers else "memory.max")
