@@ -2,7 +2,7 @@ import pytest
 
 from atlas_lm.runtime.distributed import own_gpu
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.runtime.launched import first_host, launched, short_grace, start_words
+from atlas_lm.runtime.launched import PORTS, first_host, launched, short_grace, start_words
 
 SLURM = {
     "SLURM_JOB_ID": "123456",
@@ -29,6 +29,17 @@ def test_a_step_of_srun_is_understood():
     assert (place.rank, place.size, place.local_rank) == (3, 4, 1)
     assert (place.address, place.port) == ("gpu007", 23456)
     assert launched(SLURM | {"MASTER_PORT": "4000", "MASTER_ADDR": "ten"}).address == "ten"
+
+
+def test_steps_of_a_job_and_jobs_of_near_numbers_meet_at_ports_of_their_own():
+    jobs, steps = range(123456, 123476), range(20)
+    ports = {
+        launched(SLURM | {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}).port
+        for job in jobs
+        for step in steps
+    }
+    assert len(ports) == len(jobs) * len(steps)
+    assert ports <= set(PORTS)
 
 
 def test_a_batch_script_or_a_single_task_is_alone():

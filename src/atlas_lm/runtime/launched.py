@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from atlas_lm.runtime.errors import InputError
 
 PORTS = range(20000, 30000)
-"""Where SLURM's processes meet, by the number of the job; ``MASTER_PORT`` overrules it."""
+"""Where SLURM's processes meet, by job and step; ``MASTER_PORT`` overrules it."""
+STRIDE = 1009
+"""Ports between two steps of a job: far from those of jobs with numbers near by."""
 GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Names how many seconds after SIGTERM or Ctrl-C ``torchrun`` kills its processes: 30 if unset."""
 ENOUGH = "600"
@@ -58,14 +60,14 @@ def launched(environment: Mapping[str, str] | None = None) -> Place | None:
             port=_number(env, "MASTER_PORT", PORTS.start),
         )
     if _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
-        job = _number(env, "SLURM_JOB_ID", 0)
+        port = _number(env, "SLURM_JOB_ID", 0) + STRIDE * _number(env, "SLURM_STEP_ID", 0)
         nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", "127.0.0.1"))
         return Place(
             rank=_number(env, "SLURM_PROCID"),
             size=_number(env, "SLURM_STEP_NUM_TASKS"),
             local_rank=_number(env, "SLURM_LOCALID", 0),
             address=env.get("MASTER_ADDR", first_host(nodes)),
-            port=_number(env, "MASTER_PORT", PORTS[job % len(PORTS)]),
+            port=_number(env, "MASTER_PORT", PORTS[port % len(PORTS)]),
         )
     return None
 
