@@ -5,6 +5,7 @@ import json
 import pytest
 
 from atlas_lm.cli import main
+from tests.planning.small import fid
 
 SMALL = ["plan", "--passages", "10K", "--retriever", "contriever-nano"]
 
@@ -13,7 +14,7 @@ def test_a_plan_as_json(capsys):
     code = main([*SMALL, "--world", "4", "--index", "ivfpq64", "--ram", "64GB", "--json"])
     assert code == 0
     plan = json.loads(capsys.readouterr().out)
-    assert [stage["name"] for stage in plan["stages"]] == ["build", "open", "search", "refresh"]
+    assert [stage["name"] for stage in plan["stages"]] == ["build", "open", "search"]
     assert plan["request"]["retriever"] == "contriever-nano"
     assert plan["request"]["dim"] == 256
     assert plan["index"]["kind"] == "IVF512,PQ64"
@@ -23,9 +24,19 @@ def test_a_plan_as_json(capsys):
     assert plan["fits"] is True
 
 
-def test_a_plan_to_read(tmp_path, capsys):
-    from tests.planning.small import fid
+def test_an_index_of_codes_that_the_passage_encoder_would_leave_behind(tmp_path, capsys):
+    fid(1).config.to_json_file(tmp_path / "config.json")
+    asked = [*SMALL, "--index", "int8", "--reader", str(tmp_path), "--ram", "64GB"]
+    assert main([*asked, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is False
+    assert "cannot follow" in plan["refused"]
+    assert {"options": "--query-side", "fits": True}.items() <= plan["changes"][0].items()
+    assert main(asked) == 0
+    assert "cannot follow" in " ".join(capsys.readouterr().out.split())
 
+
+def test_a_plan_to_read(tmp_path, capsys):
     fid(1).config.to_json_file(tmp_path / "config.json")
     code = main(
         [

@@ -35,9 +35,9 @@ HELP = (
     "before\nanything starts, and say what fits and what to change."
 )
 EXAMPLE = (
-    "atlas-lm plan --passages 37M --dim 768 --world 4 --index ivfpq64 --reader t5-3b "
-    "--n-context 40\n  atlas-lm plan --passages 250000 --retriever minilm --reader smollm2-135m "
-    "--measure"
+    "atlas-lm plan --passages 37M --dim 768 --world 4 --index ivfpq64 --query-side "
+    "--reader t5-3b --n-context 40\n  atlas-lm plan --passages 250000 --retriever minilm "
+    "--reader smollm2-135m --measure"
 )
 BY_DIM = {768: "contriever", 384: "minilm", 256: "contriever-nano", 1024: "bert-large"}
 """The retriever that is meant where only the dim is given."""
@@ -95,7 +95,8 @@ def described(plan: Plan) -> dict[str, Any]:
             "hot_bytes_per_process": share.hot_bytes,
         },
         "stages": [dataclasses.asdict(stage) for stage in plan.stages],
-        "fits": not plan.shortages,
+        "fits": plan.fits,
+        "refused": plan.refused,
         "shortages": [dataclasses.asdict(one) for one in plan.shortages],
         "changes": [dataclasses.asdict(one) for one in plan.changes],
     }
@@ -245,8 +246,10 @@ def _show(plan: Plan) -> None:
         f"processes on each of {request.machines}, {request.rows_of_rank:,} rows each",
         markup=False,
     )
-    if not plan.shortages:
+    if plan.fits:
         console.print("everything fits", style="green")
+    if plan.refused:
+        console.print(f"train step: {plan.refused}", style="red", markup=False)
     for short in plan.shortages:
         console.print(
             f"{short.stage}: needs {_bytes(short.needed_bytes)} of {short.what}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -56,22 +57,42 @@ class Plan:
     """What each stage takes."""
     shortages: tuple[Shortage, ...]
     """What does not fit; empty where all does."""
+    refused: str
+    """Why training would refuse to begin, whatever fits; "" where it would not."""
     changes: tuple[Change, ...]
     """What to do about it: each alone where one is enough, else one after the other."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of it can be run as it is planned."""
+        return not self.shortages and not self.refused
 
 
 def make_plan(request: PlanRequest, machine: Machine, speed: Throughput) -> Plan:
     """Return the plan of a request on a machine."""
     found = tuple(stages(request, machine, speed))
     missing = tuple(shortages(request, machine, found))
-    changes = tuple(_changes(request, machine, speed)) if missing else ()
+    refused = refusal(request)
+    changes = tuple(_changes(request, machine, speed)) if missing or refused else ()
     return Plan(
         request=request,
         machine=machine,
         speed=speed,
         stages=found,
         shortages=missing,
+        refused=refused,
         changes=changes,
+    )
+
+
+def refusal(request: PlanRequest) -> str:
+    """Return why training would refuse to begin; "" where it would not."""
+    size = size_of(request, 1)
+    if not request.passages_move or size.exact:
+        return ""
+    return (
+        f"the passage encoder learns, and the vectors of an index {request.index} cannot follow "
+        "it: training needs a flat index, --query-side or --objective none"
     )
 
 
@@ -106,6 +127,10 @@ def _candidates(request: PlanRequest, machine: Machine) -> Iterator[Candidate]:
     if request.index_device == "cuda":
         why = "searched in the machine's memory"
         yield "--index-device cpu", why, change(index_device="cpu")
+    if refusal(request):
+        why = "the query encoder alone learns, and the index never goes stale"
+        yield "--query-side", why, change(query_side=True)
+        yield "--index flat", "exact, and its vectors can follow", change(index="flat")
     lists = "ivfpq64" if request.dim % 64 == 0 else "ivf,sq8"
     if request.device == "cuda" and request.precision == "fp32":
         why = "half the activations, and several times faster"
@@ -121,13 +146,16 @@ def _candidates(request: PlanRequest, machine: Machine) -> Iterator[Candidate]:
             why,
             change(bsz=1, accumulation_steps=steps),
         )
+    still = request.query_side or request.passages_move  # codes cannot follow the passage encoder
+    with_it = " --query-side" if request.passages_move else ""
     for kind, why in (
         ("int8", "a quarter of fp32, next to exact"),
         ("binary", "a 32nd of fp32 in memory, rescored from int8 codes on disk"),
         (lists, "approximate: measure its recall when it is built"),
     ):
         if request.index.lower() != kind:
-            yield f"--index {kind}", why, change(index=kind, keep_vectors=False)
+            coded = change(index=kind, keep_vectors=False, query_side=still)
+            yield f"--index {kind}{with_it}", why, coded
     if request.n_context > 8:
         half = request.n_context // 2
         yield f"--n-context {half}", "fewer passages are read", change(n_context=half)
@@ -146,6 +174,8 @@ def _changes(request: PlanRequest, machine: Machine, speed: Throughput) -> Itera
     """Yield changes that are each enough; where none is, those that together help most."""
 
     def left(one: PlanRequest) -> float:
+        if refusal(one):
+            return math.inf
         found = tuple(stages(one, machine, speed))
         return sum(
             short.needed_bytes - short.there_bytes for short in shortages(one, machine, found)

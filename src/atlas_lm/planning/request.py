@@ -102,6 +102,11 @@ class PlanRequest:
         return dataclasses.replace(self, reader_trained=None, retriever_trained=None)
 
     @property
+    def passages_move(self) -> bool:
+        """Whether training changes the passage encoder, so that an index must follow it."""
+        return self.reader is not None and self.objective != "none" and not self.query_side
+
+    @property
     def embedded_tokens(self) -> int:
         """Tokens of a passage that the retriever reads: what it cannot read is cut."""
         return min(self.passage_tokens, self.retriever.longest or self.passage_tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,7 +50,7 @@ class Stage:
 
 
 def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[Stage]:
-    """Return every stage in order; those of a reader only where one is planned."""
+    """Return every stage in order; those of training only where a reader is planned."""
     whole = size_of(request, request.passages)
     share = share_of(request)
     found = [
@@ -61,8 +60,8 @@ def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[St
     ]
     if request.reader is not None:
         found.append(_train(request, share, speed))
-    if not request.query_side and request.objective != "none":
-        found.append(_refresh(request, share, speed) if whole.exact else _rebuild(found[0]))
+    if request.passages_move and whole.exact:
+        found.append(_refresh(request, share, speed))
     if request.reader is not None:
         found.append(_generate(request, share, speed))
     return found
@@ -214,11 +213,6 @@ def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage
         seconds=seconds,
         per="in all, every process its share",
     )
-
-
-def _rebuild(build: Stage) -> Stage:
-    """Return the refresh of an index of codes, which is built anew."""
-    return dataclasses.replace(build, name="refresh", per="in all: codes are built anew")
 
 
 def _generate(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
