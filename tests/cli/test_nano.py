@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from atlas_lm.cli import main
 from atlas_lm.cli.nano import NanoRun
 from atlas_lm.cli.nano_config import NanoConfig
-from atlas_lm.config import find_recipe, load_recipe
+from atlas_lm.config import find_recipe, load_recipe, save_recipe
 from atlas_lm.data.lookups import LookupConfig, lookups, split_names
 from atlas_lm.data.nano_reader import whole_words
 from atlas_lm.evaluation import measure
@@ -138,6 +138,23 @@ def test_a_second_run_is_refused_before_it_writes(recipe, tmp_path, capsys):
         assert main(["train", str(recipe), "--out", str(out)]) == 2
         assert "another run is at work" in capsys.readouterr().err
         assert [file.name for file in out.iterdir()] == [".running"]
+
+
+def test_a_run_goes_on_with_its_own_recipe_alone(recipe, tmp_path, capsys):
+    saved = load_recipe(recipe, ["title='a'"], NanoConfig)
+    (tmp_path / "run").mkdir()
+    save_recipe(tmp_path / "run" / "recipe.toml", saved)
+    begin = ["train", str(recipe), "--out", str(tmp_path / "run"), "--resume"]
+    assert main([*begin, "reader.layers=2"]) == 2
+    assert "reader.layers was 1 and is 2" in " ".join(capsys.readouterr().err.split())
+    assert load_recipe(tmp_path / "run" / "recipe.toml", (), NanoConfig) == saved
+    stage, *others = saved.stages
+    with pytest.raises(InputError, match=r"resume: stages\.0\.training\.bsz was 2 and is 3"):
+        rebatched = dataclasses.replace(stage.training, bsz=3)
+        changed = dataclasses.replace(stage, training=rebatched)
+        dataclasses.replace(saved, stages=(changed, *others)).require_same(saved)
+    logged = dataclasses.replace(stage, training=dataclasses.replace(stage.training, log_every=9))
+    dataclasses.replace(saved, title="b", stages=(logged, *others)).require_same(saved)
 
 
 @pytest.mark.slow

@@ -118,7 +118,8 @@ class NanoRun:
         """Make what every stage needs: retriever, index, data and the reader as drawn.
 
         Raises:
-            InputError: ``out`` holds a run and it is not to be resumed, or nothing and it is.
+            InputError: ``out`` holds a run and it is not to be resumed, or nothing and it is, or
+                the run there is of another recipe.
         """
         if self.begun and not resume:
             raise InputError(
@@ -126,6 +127,8 @@ class NanoRun:
             )
         if resume and not self.begun:
             raise InputError(f"{self.out}: no run to resume; train without --resume")
+        if resume:
+            self.config.require_same(load_recipe(self.out / "recipe.toml", (), NanoConfig))
         save_recipe(self.out / "recipe.toml", self.config)
         if not self.config.retriever and not (self.out / "retriever").is_dir():
             contrastive.run_recipe(self.config.contrastive, self.store, self.out / "retriever")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from atlas_lm.data.lookups import LookupConfig
 from atlas_lm.data.nano_clozes import ClozeConfig
@@ -13,8 +13,10 @@ from atlas_lm.objectives import ObjectiveConfig
 from atlas_lm.retrieve import ContextConfig
 from atlas_lm.retriever.contrastive_config import ContrastiveConfig
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.structure import dotted, unstructure
 from atlas_lm.staleness import StalenessConfig
 from atlas_lm.training import TrainingConfig
+from atlas_lm.training.changes import MAY_CHANGE
 from atlas_lm.types import Generation
 
 
@@ -105,3 +107,26 @@ class NanoConfig:
         """Return the stages before one whose questions it can ask again."""
         given = self.stages[number].context.passages_from == "file"
         return tuple(s for s in self.stages[:number] if given or s.data != "lookups")
+
+    def require_same(self, saved: NanoConfig) -> None:
+        """Refuse to go on with what another recipe has made.
+
+        Raises:
+            InputError: an option that decides what the run makes differs from the saved recipe's.
+        """
+        before, now = saved._decisive(), self._decisive()
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise InputError(
+                    f"resume: {key} was {before.get(key)!r} and is {now.get(key)!r}; resume with "
+                    "the same recipe, or start anew in another directory"
+                )
+
+    def _decisive(self) -> dict[str, Any]:
+        """Return every option that decides what is made, by its dotted name."""
+        table = unstructure(self)
+        del table["title"]
+        for stage in table["stages"]:
+            for name in MAY_CHANGE:
+                stage["training"].pop(name, None)
+        return dotted({**table, "stages": {str(n): s for n, s in enumerate(table["stages"])}})
