@@ -67,3 +67,10 @@ def test_a_bad_override_says_how_to_write_one():
         load_recipe(None, ["training.total_steps"], RunConfig)
     with pytest.raises(InputError, match="'total_steps' is a value"):
         load_recipe(None, ["training.total_steps=1", "training.total_steps.x=1"], RunConfig)
+
+
+def test_the_best_by_what_no_evaluation_measures_is_refused_before_the_run():
+    options = ["training.best_metric=-reader_loss", "data.validation=dev.jsonl"]
+    with pytest.raises(InputError, match=r"'-reader_loss' is of an update.*exact_match"):
+        load_recipe(None, [*options, "training.evaluate_every=10"], RunConfig)
+    load_recipe(None, options, RunConfig)  # nothing is evaluated: the step's own number

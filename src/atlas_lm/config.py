@@ -84,6 +84,10 @@ class DataConfig:
             )
 
 
+OF_AN_UPDATE = ("reader_loss", "retriever_loss", "kl", "entropy_gold", "entropy_retriever")
+"""Numbers of a training step that no evaluation measures."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A joint training run: the tree of the components' own options."""
@@ -118,6 +122,12 @@ class RunConfig:
             raise InputError(
                 f"data.index={self.data.index!r} and data.passages are both given; an index "
                 "holds its own passages: leave one of them out"
+            )
+        best = self.training.best_metric.removeprefix("-")
+        if best in OF_AN_UPDATE and self.data.validation and self.training.evaluate_every:
+            raise InputError(
+                f"training.best_metric={self.training.best_metric!r} is of an update, and "
+                "data.validation is evaluated: take one of its metrics, such as exact_match"
             )
 
     @property

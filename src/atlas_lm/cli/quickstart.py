@@ -118,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tiny:
         from atlas_lm.cli.quickstart_tiny import run_tiny
 
-        return run_tiny(out, args.overrides, as_json=args.json)
+        return unless_terminated(
+            lambda: run_tiny(out, args.overrides, as_json=args.json), lambda: _go_on(args, out)
+        )
     return unless_terminated(lambda: _measured_run(args, out), lambda: _go_on(args, out))
 
 
@@ -140,7 +142,10 @@ def _measured_run(args: argparse.Namespace, out: Path) -> int:
     with stages.stage(f"train on {len(examples)} questions", "8 min"):
         outcome = run_joint(atlas, config, examples, [], out)
     if not outcome.finished:
-        notice(f"go on with: {_go_on(args, out)}")
+        again = _go_on(args, out)
+        if args.json:
+            print_json({"finished": False, "go_on": again})
+        notice(f"go on with: {again}")
         return 0
     with stages.stage("measure after", "40 s"):
         # An untrained reader keeps its few-shot prompt: without it the format alone would be lost.
@@ -164,6 +169,7 @@ def _go_on(args: argparse.Namespace, out: Path) -> str:
         )
     words = ["atlas-lm", "quickstart", *args.overrides, "--out", str(out), "--force"]
     words += ["--retriever", args.retriever] if args.retriever else []
+    words += ["--tiny"] * args.tiny
     words += ["--untrained-reader"] * args.untrained_reader
     words += ["--shuffled-signals"] * args.shuffled_signals
     return shlex.join(words + (["--answers", str(args.answers)] if args.answers else []))

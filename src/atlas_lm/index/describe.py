@@ -109,7 +109,8 @@ def _bytes(directories: list[tuple[Path, Manifest]]) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for place, manifest in directories:
         if manifest.kind == "milvus" and not manifest.settings["url"]:
-            sizes["database"] += size_of(place / manifest.settings["database"])
+            database = place / manifest.settings["database"]
+            sizes["database"] += size_of(database) if database.exists() else 0
         sizes["vectors"] += manifest.embeddings_bytes
         for role, file in manifest.arrays.items():
             sizes[role] += file.bytes

@@ -58,7 +58,8 @@ def greedy(
         total += torch.where(alive, log_prob.double(), 0.0)
         for row in alive.nonzero().flatten().tolist():
             written[row].append(int(token[row]))
-        ended = [ends.is_whole(row, ids) for row, ids in enumerate(written)]
+        long = position >= generation.min_new_tokens
+        ended = [long and ends.is_whole(row, ids) for row, ids in enumerate(written)]
         alive = ~torch.tensor(ended, device=alive.device)
         if not alive.any() or position + 1 == generation.max_new_tokens:
             break
@@ -130,7 +131,7 @@ class _Beams:
         answers: list[tuple[float, tuple[int, ...]]] = []
         for rank, (total, new, source) in enumerate(zip(score, token, origin, strict=True)):
             ids = (*self._open[source][1], new)
-            ends = self._is_whole(ids)
+            ends = len(ids) > self._generation.min_new_tokens and self._is_whole(ids)
             if ends and rank < width and total > -torch.inf:
                 self._finish(total, ids)
             elif not ends and len(kept) < width:
