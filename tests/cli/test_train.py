@@ -59,7 +59,7 @@ def test_every_recipe_of_an_example_is_found_and_takes_its_overrides():
                 overrides = [word for word in words if "=" in word]
                 load_recipe(find_recipe(recipe), overrides, RunConfig)
                 seen.add(recipe)
-    assert {"quickstart", "recipes/tinyworld.toml"} <= seen
+    assert "quickstart" in seen
 
 
 def test_questions_that_have_no_turn_are_counted(capsys):
