@@ -39,8 +39,7 @@ command line, as `table.key=value` after the recipe: `training.total_steps=40`,
 recipe as it was resolved is written into the run, as `recipe.toml`.
 
 A saved model keeps `[task]`, `[context]`, `[objective]` and `[generation]`. Where one is opened,
-`--set table.key=value` changes a key of theirs, and `--set reader.NAME=VALUE` a setting of its
-reader (`reader.settings.NAME` in a recipe).
+`--set table.key=value` changes a key of theirs, or one of `[reader.settings]`.
 """
 
 KINDS: tuple[tuple[str, str, type], ...] = (

@@ -240,3 +240,9 @@ def test_an_out_that_is_a_file_or_must_not_be_written_is_named(tiny, tmp_path, c
     monkeypatch.setattr(Path, "mkdir", forbidden)
     out = tmp_path / "run"
     assert f"{out}: Permission denied" in complaint(capsys, *words, "--out", out)
+
+
+def test_set_names_a_setting_of_the_reader_as_recipes_do(pair, capsys):
+    words = ["answer", *pair, "--passages-from", "none", "who?"]
+    assert main([*words, "--set", "reader.settings.text_length=5"]) == 2
+    assert "unknown key 'text_length' (did you mean 'text_maxlength'?)" in capsys.readouterr().err

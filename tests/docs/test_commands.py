@@ -68,7 +68,7 @@ def test_a_command_that_is_not_taken_is_found():
     with pytest.raises(InputError, match=r"unknown key 'training\.total'"):
         check(Command("page", "train quickstart --out runs/r training.total=5", whole=True))
     with pytest.raises(InputError, match="unknown key"):
-        check(Command("page", "evaluate M --data F --set reader.passage_length=5", whole=True))
+        check(Command("page", "score M --data F --set reader.settings.reads=5", whole=True))
 
 
 def check(command: Command) -> None:
@@ -104,7 +104,7 @@ def check_changes(changes: list[str]) -> None:
     of_reader = [change for change in changes if change.startswith("reader.")]
     with_overrides(AtlasConfig(), [c for c in changes if c not in of_reader], place="--set")
     for change in of_reader:
-        key = parse_override(change)[0].replace("reader.", "reader.settings.", 1)
+        key = parse_override(change)[0]
         if not is_key(key):
             raise InputError(f"--set: unknown key {key}")
 

@@ -34,7 +34,7 @@ def test_a_long_passage_keeps_its_end_and_is_counted(monkeypatch, capsys):
     assert inputs.passages.mask.sum(-1).tolist() == [[10], [5]]
     said = capsys.readouterr().err
     assert "without their end: 1 of the first 2" in said
-    assert "reader.passage_maxlength=10" in said
+    assert "reader.settings.passage_maxlength=10" in said
     read = words.legible(Passage("1", "abcdefghijkl", "T"))
     assert (read.text, read.title) == ("abcde", "T")
     assert words.legible(Passage("2", "abcde", "T")) == Passage("2", "abcde", "T")

@@ -59,7 +59,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="table.key=value",
         help="change an option saved with the model: task.choices.debias=cyclic, "
-        "generation.num_beams=4, reader.query_maxlength=512; may be given several times",
+        "generation.num_beams=4, reader.settings.query_maxlength=512; may be given several times",
     )
     group.add_argument(
         "--device", type=device, default="cpu", help="of the model: cpu, cuda, mps (default: cpu)"
@@ -245,9 +245,11 @@ def _with_set(config: AtlasConfig, args: argparse.Namespace) -> AtlasConfig:
 
 
 def _reader_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``--set reader.NAME=VALUE`` says."""
+    """Return what ``--set reader.settings.NAME=VALUE`` says; ``settings.`` may be left out."""
     changes = [each for each in getattr(args, "set", []) if each.startswith(_READER)]
-    return dict(parse_override(change.removeprefix(_READER)) for change in changes)
+    return dict(
+        parse_override(change.removeprefix(_READER).removeprefix("settings.")) for change in changes
+    )
 
 
 _READER = "reader."

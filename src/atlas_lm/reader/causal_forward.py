@@ -242,8 +242,8 @@ class CausalForward:
             raise InputError(
                 f"a prompt and its answer take {positions} positions, and "
                 f"{type(self._model).__name__} has {limit}; lower n_context or "
-                "reader.passage_maxlength, or let reader.reading be fused, where every passage "
-                "stands at the same positions"
+                "reader.settings.passage_maxlength, or let reader.settings.reading be fused, where "
+                "every passage stands at the same positions"
             )
 
     def _chunks(self, rows: Rows, n_copies: int) -> list[Int64[Tensor, " chunk"]]:

@@ -116,7 +116,7 @@ class Wording:
             return ids
         warn_once(
             f"a query has {len(ids)} tokens and is read without its beginning; "
-            f"reader.query_maxlength={most} is the most that is read"
+            f"reader.settings.query_maxlength={most} is the most that is read"
         )
         before = len(self._encode(self._before.rstrip()))
         return ids[:before] + ids[before - most :] if before < most else ids[:most]
@@ -182,7 +182,7 @@ class Wording:
         encoded = [self.passage(passage) for given in passages for passage in given]
         cut = sum(was_cut for _, was_cut in encoded)
         most = self._settings.passage_maxlength
-        warn_of_cut_passages(cut, len(encoded), f"reader.passage_maxlength={most}")
+        warn_of_cut_passages(cut, len(encoded), f"reader.settings.passage_maxlength={most}")
         flat = Tokens.padded([ids for ids, _ in encoded])
         shape = (len(query), counts.pop(), flat.ids.shape[1])
         return CausalInputs(

@@ -18,16 +18,16 @@ _BEYOND = 1 << 31
 def warn_of_cut_target(most: int) -> None:
     """Say, once, that targets are trained on or scored without their end."""
     warn_once(
-        f"reader.target_maxlength={most} cuts a target: its end is neither trained on nor scored, "
-        "and choices that begin alike look alike; raise it"
+        f"reader.settings.target_maxlength={most} cuts a target: its end is neither trained on nor "
+        "scored, and choices that begin alike look alike; raise it"
     )
 
 
 def cut_answer(answer: str, most: int) -> InputError:
     """Return what to raise where an allowed answer could not be written whole."""
     return InputError(
-        f"the allowed answers are longer than reader.target_maxlength={most} tokens, such as "
-        f"{answer!r}; raise it (--set reader.target_maxlength=N)"
+        f"the allowed answers are longer than reader.settings.target_maxlength={most} tokens, such "
+        f"as {answer!r}; raise it (--set reader.settings.target_maxlength=N)"
     )
 
 

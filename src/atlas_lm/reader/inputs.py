@@ -78,7 +78,7 @@ def collate(
     if truncated:
         _warn_of_long_queries(tokenizer, settings, query)
     if n_context:
-        most = f"reader.text_maxlength={settings.text_maxlength} with their query"
+        most = f"reader.settings.text_maxlength={settings.text_maxlength} with their query"
         warn_of_cut_passages(truncated, len(texts), most)
     tokens = Tokens.padded(token_ids, tokenizer.pad_token_id)
     shape = (len(query), max(n_context, 1), -1)
@@ -112,6 +112,7 @@ def _warn_of_long_queries(tokenizer: Any, settings: ReaderSettings, query: Seque
     longest = max(map(len, rows))
     if longest >= settings.text_maxlength:
         warn_once(
-            f"a query has {longest} tokens, and reader.text_maxlength={settings.text_maxlength} is "
-            "the most that is read of it and a passage: its end and its passages are lost"
+            f"a query has {longest} tokens, and reader.settings.text_maxlength="
+            f"{settings.text_maxlength} is the most that is read of it and a passage: its end "
+            "and its passages are lost"
         )
