@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from atlas_lm.index.faiss import FaissIndex, train
 from atlas_lm.index.kinds import disk_needed, encode
 from atlas_lm.index.opening import KINDS, open_index
 from atlas_lm.index.settings import IndexSettings
+from atlas_lm.index.storage import map_rows, write_rows
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import is_disk_full
 from tests.index.coded import clustered
 from tests.index.conftest import make_fingerprint
+from tests.runtime.test_mapping import mapped_in_memory
 
 EVERY = [
     IndexSettings(kind="flat"),
@@ -139,3 +142,17 @@ def test_a_disk_that_faiss_finds_full_is_no_fault_of_the_index():
     with pytest.raises(RuntimeError, match="No space left") as caught:
         index.arrays()["faiss"](Path("/dev/full"))
     assert is_disk_full(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["flat", "int8", "binary"])
+def test_vectors_do_not_stay_in_memory_while_codes_are_made(tmp_path, kind):
+    count, dim = 65_536, 128
+    with open(tmp_path / "vectors", "wb") as file:
+        for _ in range(16):
+            write_rows(file, torch.randn(count // 16, dim))
+    vectors = map_rows(tmp_path / "vectors", torch.float32, count, dim)
+    settings = IndexSettings(kind=kind, dtype="float32", recall_queries=2)
+    encoded = encode(settings, vectors, directory=tmp_path, fingerprint=make_fingerprint(dim=dim))
+    assert mapped_in_memory(tmp_path) < count * dim * 4 // 2
+    assert encoded.recall is None or encoded.recall.recall > 0.5

@@ -23,6 +23,7 @@ from atlas_lm.index.shares import mapped_room
 from atlas_lm.index.storage import ArraySource
 from atlas_lm.index.vectors import Int8Vectors, encode_int8
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.runtime.mapping import let_go
 
 CODED_AT_ONCE = 16_384
 """Rows coded at once."""
@@ -131,6 +132,7 @@ def _make_binary(facts: Facts, made_of: _Rows, directory: Path) -> BinaryIndex:
     for rows in _slices(count):
         some = encode_signs(made_of.embeddings[rows])
         bits[rows], worth[rows] = some.bits, some.worth
+        _let_go(made_of.embeddings, bits, worth)
     codes = None if made_of.vectors is not None else _int8(made_of.embeddings, directory)
     return BinaryIndex(facts, Signs(bits, worth), codes, made_of.vectors)
 
@@ -161,7 +163,13 @@ def _int8(embeddings: Float[Tensor, "n dim"], directory: Path) -> Int8Vectors:
     for rows in _slices(count):
         some = encode_int8(embeddings[rows])
         codes[rows], scales[rows] = some.codes, some.scales
+        _let_go(embeddings, codes, scales)
     return Int8Vectors(codes, scales)
+
+
+def _let_go(*mapped: Tensor) -> None:
+    for tensor in mapped:
+        let_go(tensor)
 
 
 def _slices(count: int) -> list[slice]:

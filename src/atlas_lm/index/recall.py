@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from atlas_lm.index.base import Index
@@ -12,11 +12,23 @@ from atlas_lm.index.exact import exact_search
 from atlas_lm.index.files import Recall
 from atlas_lm.index.settings import IndexSettings
 from atlas_lm.index.vectors import Dense, scores_at
+from atlas_lm.runtime.mapping import let_go
 
 TIE = 1e-6
 """Scores this near, relative to the query's and the vector's own size, count as equal."""
 EXACT_AT_ONCE = 64
 """Queries searched exactly at once."""
+
+
+class _LetGo(Dense):
+    """Mapped vectors of which memory holds a chunk or two."""
+
+    def chunk(
+        self, start: int, stop: int, room: Float32[Tensor, "rows dim"]
+    ) -> Float32[Tensor, "some dim"]:
+        """Return the vectors of these rows; those before leave memory."""
+        let_go(self.embeddings)
+        return super().chunk(start, stop, room)
 
 
 def measure_recall(
@@ -57,11 +69,12 @@ def measure_recall(
     for start in range(0, len(queries), EXACT_AT_ONCE):
         some = queries[start : start + EXACT_AT_ONCE]
         barred = None if own is None else [[row] for row in own[start : start + EXACT_AT_ONCE]]
-        exact = exact_search(Dense(embeddings), some, k, barred).scores[:, -1:]
+        exact = exact_search(_LetGo(embeddings), some, k, barred).scores[:, -1:]
         found = index.search(some, k, barred).rows.cpu()
         scores = scores_at(Dense(embeddings), some.double(), found)
         near = TIE * some.norm(dim=1, keepdim=True) * _largest_norm(embeddings, found)
         hits += int((scores >= exact - near).sum())
+        let_go(embeddings)
     recall = hits / (len(queries) * k)
     return Recall(k=k, recall=recall, queries=len(queries), rows=count)
 

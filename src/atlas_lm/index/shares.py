@@ -18,6 +18,7 @@ from torch import Tensor
 from atlas_lm.index.base import Index
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.files import reserve
+from atlas_lm.runtime.mapping import map_file
 from atlas_lm.types import SearchResult
 
 Found = tuple[Float[Tensor, "bsz topk"], Int64[Tensor, "bsz topk"]]
@@ -162,13 +163,16 @@ def mapped_room(
     Raises:
         DiskFullError: it has not.
     """
+    if not count * dim:
+        return torch.empty((count, dim), dtype=dtype)
     directory.mkdir(parents=True, exist_ok=True)
     rows, width = range(count) if rows is None else rows, dim * dtype.itemsize
     handle, name = tempfile.mkstemp(dir=directory, prefix=".vectors.", suffix=".tmp")
     os.close(handle)
     try:
         reserve(name, len(rows) * width, first=rows.start * width)
-        room = torch.from_file(name, shared=True, size=count * width, dtype=torch.uint8)
+        os.truncate(name, count * width)
+        room = map_file(name, writable=True)
     finally:
         os.unlink(name)
     return room.view(dtype).view(count, dim)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +37,7 @@ from atlas_lm.index.files import (
 from atlas_lm.runtime.dtypes import DTYPES, name_of
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.files import atomic_path, sha256_file
+from atlas_lm.runtime.mapping import let_go, map_file
 
 __all__ = [
     "ArraySource",
@@ -209,7 +209,7 @@ def map_embeddings(
 
 def map_rows(path: Path, dtype: torch.dtype, count: int, dim: int) -> Float[Tensor, "n dim"]:
     """Return the vectors in a file that is known to hold as many, mapped read-only."""
-    return _mapped(path, dtype)[: count * dim].view(count, dim)
+    return map_file(path).view(dtype)[: count * dim].view(count, dim)
 
 
 def array_path(directory: Path, manifest: Manifest, role: str, *, verify: bool = False) -> Path:
@@ -250,7 +250,7 @@ def map_array(
         )
     if not numbers:
         return torch.empty(tuple(shape), dtype=dtype)
-    return _mapped(path, dtype).view(tuple(shape))
+    return map_file(path).view(dtype).view(tuple(shape))
 
 
 def _checked(directory: Path, file: ArrayFile, *, verify: bool) -> Path:
@@ -266,13 +266,6 @@ def _checked(directory: Path, file: ArrayFile, *, verify: bool) -> Path:
             f"{path}: checksum differs from the manifest's; copy it again or rebuild the index"
         )
     return path
-
-
-def _mapped(path: Path, dtype: torch.dtype) -> Tensor:
-    mapped = np.memmap(path, dtype=np.uint8, mode="r")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        return torch.from_numpy(mapped).view(dtype)
 
 
 def write_rows(file: BinaryIO, embeddings: Tensor) -> memoryview:
@@ -292,4 +285,5 @@ def _write_tensor(path: Path, tensor: Tensor) -> str:
     with open(path, "wb") as file:
         for start in range(0, len(tensor), rows):
             digest.update(write_rows(file, tensor[start : start + rows]))
+            let_go(tensor)
     return digest.hexdigest()
