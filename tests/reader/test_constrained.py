@@ -73,7 +73,8 @@ def test_an_allowed_answer_that_is_too_long_is_refused_and_a_cut_target_is_said(
         reader.generate(inputs, Generation(), allowed=[("red", "red sky"), ("sea",)])
     reader.score(inputs, ["red sky", "sea"])
     shown = " ".join(capsys.readouterr().err.split())
-    assert f"reader.settings.target_maxlength={reader.settings.target_maxlength} cuts a target" in shown
+    most = reader.settings.target_maxlength
+    assert f"reader.settings.target_maxlength={most} cuts a target" in shown
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
