@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from atlas_lm.runtime.errors import InputError
-from atlas_lm.tasks import TaskConfig, find_task, make_task, sample_shots, with_wording
+from atlas_lm.tasks import (
+    TaskConfig,
+    find_task,
+    make_task,
+    sample_positions,
+    sample_shots,
+    shots,
+    with_wording,
+)
 from atlas_lm.types import Example
 
 EXAMPLES = [Example(str(n), f"q{n % 40}", f"a{n % 40}") for n in range(50)]
@@ -54,6 +64,26 @@ def test_a_plain_question_is_drawn_as_itself():
     plain = [Example(row["id"], row["question"], "", tuple(row["answers"])) for row in rows]
     drawn = [[example.id for example in sample_shots(given, 10, 0)] for given in (asked, plain)]
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("k", [0, 7, 5000])
+def test_the_draw_is_that_of_all_keys_sorted_and_keeps_few(k, monkeypatch):
+    examples = [Example(str(n), f"q{n % 4700}", f"a{n % 4700}") for n in range(5000)]
+    kept = []
+    offer = shots._Drawn.offer
+
+    def watched(self, *args):
+        offer(self, *args)
+        kept.append(len(self._found))
+
+    monkeypatch.setattr(shots._Drawn, "offer", watched)
+    seen, keyed = Counter(), []
+    for position, example in enumerate(examples):
+        content = shots._content(example)
+        keyed.append((shots._digest(f"3 {seen[content]}".encode() + content), position))
+        seen[content] += 1
+    assert sample_positions(examples, k, 3) == [position for _, position in sorted(keyed)[:k]]
+    assert max(kept) <= 2 * k + 1000
 
 
 def test_no_example_twice_and_all_of_them_in_the_end():
