@@ -9,6 +9,8 @@ from atlas_lm.config import HalfConfig
 from atlas_lm.planning import Machine
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
+from atlas_lm.staleness.config import StalenessConfig
+from atlas_lm.staleness.refresher import PartialConfig
 from atlas_lm.training.lora import LoRAConfig
 
 
@@ -94,3 +96,17 @@ def test_adapters_and_the_retriever_s_recomputing_are_planned(opened):
     assert request.reader_trained == sum(learn) > 0
     assert request.retriever_trained is None
     assert request.gradient_checkpointing_retriever
+
+
+@pytest.mark.parametrize(
+    ("fields", "refreshed"),
+    [
+        ({}, 0),
+        ({"refresh_schedule": "2"}, None),
+        ({"refresh_schedule": "2", "refresh": "partial", "partial": PartialConfig(budget=8)}, 8),
+    ],
+)
+def test_what_a_recipe_refreshes_is_planned(opened, fields, refreshed):
+    atlas, config = opened
+    config = dataclasses.replace(config, staleness=StalenessConfig(**fields))
+    assert plan_request(atlas, config, atlas.reader.device).refreshed == refreshed

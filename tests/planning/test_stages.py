@@ -80,6 +80,24 @@ def test_every_stage_is_there():
         assert "refresh" not in by_name(request(**fields))
 
 
+def test_a_refresh_holds_old_and_new_vectors_beside_what_training_holds():
+    asked = request(passages=10**7)
+    index = 10**7 * (4 * 64 + 68)
+    held = state_bytes(asked)
+    whole = by_name(asked)
+    assert whole["refresh"].parts["index"] == 2 * index
+    assert whole["refresh"].mapped_bytes == 0
+    assert whole["refresh"].ram_bytes > 2 * index + held["weights"] + held["AdamW's moments"]
+    assert whole["train step"].mapped_bytes == 0  # vectors that were replaced are no file's
+    assert whole["train step"].ram_bytes > index
+    tenth = by_name(dataclasses.replace(asked, refreshed=10**6))["refresh"]
+    assert tenth.parts["index"] == pytest.approx(1.1 * index)
+    assert tenth.seconds == pytest.approx(whole["refresh"].seconds / 10)
+    never = by_name(dataclasses.replace(asked, refreshed=0))
+    assert "refresh" not in never
+    assert never["train step"].mapped_bytes == 10**7 * 68
+
+
 def test_the_world_splits_rows():
     one, four = by_name(request(passages=10**6)), by_name(request(passages=10**6, world=4))
     for name in ("open", "search", "generate"):

@@ -144,12 +144,20 @@ def plan_request(
         passage_tokens=min(_passage_limit(atlas), PASSAGE_TOKENS),
         objective=cast(Any, "none" if frozen or retriever is None else config.objective.name),
         query_side=config.staleness.query_side,
+        refreshed=_refreshed(config),
         precision=training.precision,
         gradient_checkpointing=training.gradient_checkpointing_reader,
         gradient_checkpointing_retriever=training.gradient_checkpointing_retriever,
         reader_trained=_adapters(atlas.reader, config.reader),
         retriever_trained=_adapters(atlas.retriever, config.retriever),
     )
+
+
+def _refreshed(config: RunConfig) -> int | None:
+    """Return the passages that a refresh embeds; all if None, 0 where none is scheduled."""
+    if not config.staleness.refreshes:
+        return 0
+    return config.staleness.partial.budget if config.staleness.refresh == "partial" else None
 
 
 def _of_process(training: TrainingConfig, world: int) -> tuple[int, int]:

@@ -66,6 +66,8 @@ class PlanRequest:
     """How the retriever is trained; "none" freezes it."""
     query_side: bool = False
     """Train the query encoder alone, a copy of its own: the index never goes stale."""
+    refreshed: int | None = None
+    """Passages that a refresh embeds anew while training; all if None, 0 where none is made."""
     precision: Precision = "fp32"
     """fp32, or bf16 autocast over fp32 weights."""
     gradient_checkpointing: bool = False
@@ -105,6 +107,12 @@ class PlanRequest:
     def passages_move(self) -> bool:
         """Whether training changes the passage encoder, so that an index must follow it."""
         return self.reader is not None and self.objective != "none" and not self.query_side
+
+    @property
+    def refreshed_share(self) -> float:
+        """Part of the index that a refresh of training replaces; 0 where there is none."""
+        some = self.passages if self.refreshed is None else self.refreshed
+        return min(some / self.passages, 1.0) if self.passages_move else 0.0
 
     @property
     def embedded_tokens(self) -> int:

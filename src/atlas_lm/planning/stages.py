@@ -60,7 +60,7 @@ def stages(request: PlanRequest, machine: Machine, speed: Throughput) -> list[St
     ]
     if request.reader is not None:
         found.append(_train(request, share, speed))
-    if request.passages_move and whole.exact:
+    if request.refreshed_share and whole.exact:
         found.append(_refresh(request, share, speed))
     if request.reader is not None:
         found.append(_generate(request, share, speed))
@@ -162,6 +162,7 @@ def _train(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
         name="train step",
         model=model,
         index=share,
+        copies=1.0 if request.refreshed_share and share.exact else 0.0,
         own={"text": float(passages * request.passage_bytes * 4)},
         disk_bytes=3 * checkpoint,
         seconds=seconds,
@@ -196,20 +197,27 @@ def state_bytes(request: PlanRequest) -> dict[str, float]:
 
 
 def _refresh(request: PlanRequest, share: IndexSize, speed: Throughput) -> Stage:
+    """Return a refresh in a process that trains, and has refreshed before.
+
+    Vectors that were replaced once are no file's any more: old and new ones are there together.
+    """
     cost, batch = work.embedding_cost(request)
-    rows = request.rows_of_rank
-    fresh = share.disk_bytes
+    part = request.refreshed_share
+    rows = part * request.rows_of_rank
     seconds = (
         rows * cost.flops / batch / speed.embed_flops
         + rows * request.embedded_tokens / speed.tokenize_tokens
     )
-    model = {"retriever": float(weights_bytes(request.retriever)), "activations": cost.peak_bytes}
+    held = state_bytes(request)
+    del held["gradients"]  # dropped after every step
+    fresh = part * bytes_on_gpu(request, share)
     return _placed(
         request,
         name="refresh",
-        model=model,
+        model={**held, "activations": cost.peak_bytes},
         index=share,
-        own={"fresh vectors of the share": float(fresh)},
+        copies=1 + part,
+        own={"fresh vectors on their way to a GPU": fresh},
         seconds=seconds,
         per="in all, every process its share",
     )
@@ -249,25 +257,29 @@ def _placed(
     seconds: float,
     model: Mapping[str, float] | None = None,
     index: IndexSize | None = None,
+    copies: float = 0.0,
     own: Mapping[str, float] | None = None,
     disk_bytes: float = 0.0,
     parallel: bool = True,
 ) -> Stage:
-    """Return a stage with the models, and an index that can live there, on the planned devices."""
+    """Return a stage with the models, and an index that can live there, on the planned devices.
+
+    With ``copies`` the index is no file's: the process holds it so many times, codes and vectors.
+    """
     models, owns = dict(model or {}), dict(own or {})
     on_gpu = request.device == "cuda"
     if name == "train step" and not on_gpu:
         owns["allocator"] = ALLOCATOR_SLACK * sum(models.values())
-    held = bytes_on_gpu(request, index) if index else 0
-    mapped = float(index.hot_bytes) if index and not held else 0.0
+    held = read = mapped = 0.0
+    if index is not None:
+        held = bytes_on_gpu(request, index) * (copies or 1.0)
+        read = 0.0 if held else copies * index.disk_bytes or float(index.hot_bytes)
+        mapped = read if index.mapped and not copies else 0.0
     ram = PROCESS_BYTES + sum(owns.values()) + (0.0 if on_gpu else sum(models.values()))
+    ram += read - mapped
     gpu = held + (sum(models.values()) if on_gpu else 0.0)
     parts = {"process": float(PROCESS_BYTES), **models, **owns}
-    if index is not None and not index.mapped:
-        ram += mapped
-        mapped = 0.0
-    if index is not None:
-        parts["index"] = float(held or index.hot_bytes)
+    parts["index"] = held or read
     return Stage(
         name=name,
         ram_bytes=ram,

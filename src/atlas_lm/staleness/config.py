@@ -43,8 +43,7 @@ class StalenessConfig:
     """Train the query encoder alone: the passage encoder is frozen, the index never stale."""
 
     def __post_init__(self) -> None:
-        trigger = self.trigger(0)
-        never = isinstance(trigger, RefreshSchedule) and not trigger.spans
+        trigger, never = self.trigger(0), not self.refreshes
         if self.query_side and not never:
             raise InputError(
                 f"staleness.refresh_schedule={self.refresh_schedule!r} has no effect with "
@@ -77,6 +76,12 @@ class StalenessConfig:
                 f"staleness.refresh_schedule={self.refresh_schedule!r} decides by what the probe "
                 "measures, and staleness.probe_passages=0; give it some, such as 256"
             )
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the index is ever refreshed."""
+        trigger = self.trigger(0)
+        return not isinstance(trigger, RefreshSchedule) or bool(trigger.spans)
 
     def trigger(self, freeze_retriever_steps: int) -> Trigger:
         """Return when to refresh, in a run whose retriever learns after so many steps."""
