@@ -75,3 +75,18 @@ def failing(rank: int, size: int, directory: Path):
         said = str(error)
     distributed.barrier()
     return said, sorted(path.name for path in (directory / "full").iterdir())
+
+
+def trained_again(rank: int, size: int, directory: Path, parallel: str) -> list[str]:
+    """Train three steps with dropout, then the last anew; return the tensors that differ."""
+    run = Checkpoints(directory / parallel, keep_last=9)
+    state, cfg = state_of(parallel, dropout=0.1, save_every=2)
+    train(state, cfg, checkpoints=run, log=lambda *_: None)
+    expected = whole(state)
+    again, _ = state_of(parallel, dropout=0.1, save_every=2)
+    torch.manual_seed(99 + rank)
+    run.load(again, run.all()[0])
+    assert again.step == 2
+    train(again, cfg, checkpoints=Checkpoints(directory / f"{parallel}-2"), log=lambda *_: None)
+    found = whole(again)
+    return [name for name in expected if not torch.equal(expected[name], found[name])]

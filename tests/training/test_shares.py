@@ -8,7 +8,7 @@ from atlas_lm.training.checkpoint_files import load_model
 from atlas_lm.training.state import weights
 from tests.index.sharded_worker import run_processes
 from tests.training.parallel_world import questions, tiny_atlas
-from tests.training.shares_world import failing, resumed, state_of, trained, whole
+from tests.training.shares_world import failing, resumed, state_of, trained, trained_again, whole
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -75,3 +75,8 @@ def test_a_disk_that_is_full_for_one_process_is_said_by_all_and_harms_nothing(tm
     for said, left in run_processes(failing, 2, tmp_path):
         assert "disk is full" in said
         assert left == ["step-00000001"]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_as_many_processes_go_on_bit_for_bit_with_dropout(tmp_path, parallel):
+    assert run_processes(trained_again, 2, tmp_path, parallel) == [[], []]
