@@ -358,7 +358,7 @@ def test_a_prompt_beyond_the_models_positions_is_refused():
     settings = CausalSettings(instruction="Go.\n", passage_maxlength=24, query_format="{query}")
     reader = CausalReader(model, byte_tokenizer(), settings)
     inputs = reader.collate(QUERY, PASSAGES)
-    message = r"has 60; lower n_context or reader\.passage_maxlength"
+    message = r"has 60; lower n_context or reader\.settings\.passage_maxlength"
     with pytest.raises(InputError, match=message):
         reader.score(inputs, TARGET)
     reader.score(inputs.first(2), TARGET)

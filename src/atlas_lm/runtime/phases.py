@@ -68,7 +68,7 @@ class PhaseClock:
         self.totals: dict[str, PhaseTotal] = {}
         """Every phase so far, in the order of first entry."""
         self.failed_in: str | None = None
-        """The innermost phase that an exception left; None once another phase has begun."""
+        """The innermost phase that an exception left first; None where none did."""
 
     @contextmanager
     def __call__(self, name: str, /) -> Iterator[None]:
@@ -76,8 +76,6 @@ class PhaseClock:
         started, inner = self._now(), [0.0]
         if self._names and started - self._folded > BRIEF:
             self._fold_peak()
-        if not self._names:
-            self.failed_in = None
         self._stack.append(inner)
         self._names.append(name)
         try:
