@@ -123,8 +123,6 @@ def test_read_gives_loss_and_signals(reading, n_context, measure, hindrance):
     loss = reader.loss(inputs.first(n_context), TARGET).total
     if hindrance == "one by one":
         reader = reader.with_settings(tokens_per_forward=1).train()
-        apart = reader.loss(inputs.first(n_context), TARGET).total
-        torch.testing.assert_close(apart, loss)
     if hindrance == "checkpointing":
         reader.enable_gradient_checkpointing()
     if hindrance == "dropout":

@@ -48,7 +48,7 @@ from atlas_lm.types import (
 
 __all__ = ["CausalInputs", "CausalReader", "CausalSettings"]
 
-TOKENS_PER_FORWARD = {"cpu": 512, "other": 4096}
+TOKENS_PER_FORWARD = {"cpu": 1024, "other": 4096}
 """What `CausalSettings.tokens_per_forward` is where it is None."""
 
 

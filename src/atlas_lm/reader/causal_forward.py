@@ -80,7 +80,7 @@ class CausalForward:
         prefix: token ids that open every prompt.
         reading: all passages in one prompt, or each alone.
         tokens_per_forward: tokens read at once, in one row at least.
-        apart: keep to that in passes with gradient too; else they read all rows at once.
+        apart: keep to that also where signals come with the loss; a loss alone reads all rows.
     """
 
     def __init__(
@@ -151,19 +151,15 @@ class CausalForward:
         return logits
 
     def runs(self, rows: Rows) -> list[Int64[Tensor, " run"]]:
-        """Return which rows are read at once where there is a gradient."""
+        """Return which rows are read at once where signals come with the loss."""
         if self._apart and len(rows) > 1:
             return self._chunks(rows, 1)
         return [torch.arange(len(rows), device=rows.query.ids.device)]
 
     def loss(self, rows: Rows) -> Float[Tensor, ""]:
         """Return -log p of all targets, summed over rows and tokens, with gradient."""
-        total = torch.zeros((), device=rows.query.ids.device)
-        for run in self.runs(rows):
-            part = rows.select(run)
-            logits = self.logits(self.lay_out(part, part.all_passages()))
-            total = total - copied_log_likelihood(logits, part.target).sum()
-        return total
+        logits = self.logits(self.lay_out(rows, rows.all_passages()))
+        return -copied_log_likelihood(logits, rows.target).sum()
 
     def log_likelihood(
         self,

@@ -54,8 +54,8 @@ class CausalSettings:
     and what lies below costs no backward pass. Left out: everything is trained."""
     tokens_per_forward: int | None = None
     """Tokens read at once, where more queries are at hand than so many hold: in signals and scores,
-    and on a CPU in training too. Left out: 4096, and 512 on a CPU, which reads no faster for
-    reading more at once, but reads the pads between long and short."""
+    and on a CPU in the loss beside them. Left out: 4096, and 1024 on a CPU, which reads no faster
+    for reading more at once, but reads the pads between long and short."""
 
     def __post_init__(self) -> None:
         for name in ("passage_maxlength", "query_maxlength"):

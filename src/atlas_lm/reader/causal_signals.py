@@ -70,7 +70,7 @@ def read_once(
             prefix = forward.cached_prefix()
     total = torch.zeros((), device=rows.query.ids.device)
     found = {name: rows.target.mask.new_zeros(_shape(rows, name)).float() for name in served}
-    for run in forward.runs(rows):
+    for run in forward.runs(rows) if served else [torch.arange(len(rows), device=total.device)]:
         part = rows.select(run)
         summed, signals = _read_run(
             forward, part, served, n_context=n_context, temperature=temperature, prefix=prefix
