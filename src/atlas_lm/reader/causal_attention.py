@@ -120,18 +120,19 @@ def install(model: Any) -> None:
 def additive_mask(
     model: Any,
     visible: Bool[Tensor, "bsz 1 length seen"],
-    back: Int64[Tensor, "bsz 1 length seen"],
+    positions: Int64[Tensor, "bsz seen"],
 ) -> Tensor | dict[str, Tensor]:
     """Return what a model adds to attention scores: one mask, or one for each kind of layer.
 
-    ``back`` is how many positions lie between a token and what it may look at; a layer with a
-    sliding window looks less far back than that.
+    ``positions`` are those of what may be looked at, the tokens that look last; a layer with a
+    sliding window looks fewer positions back than its window has.
     """
     window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
     kinds = _layer_types(model)
     if not window or (kinds and SLIDING not in kinds):
         return _additive(visible, model.dtype)
-    near = _additive(visible & (back < window), model.dtype)
+    back = positions[:, -visible.shape[2] :, None] - positions[:, None]
+    near = _additive(visible & (back[:, None] < window), model.dtype)
     return {FULL: _additive(visible, model.dtype), SLIDING: near} if kinds else near
 
 

@@ -140,7 +140,7 @@ class CausalForward:
         """Return the logits that score the target; the cache, where given, grows by the layout."""
         out = self._model(
             input_ids=layout.ids,
-            attention_mask=additive_mask(self._model, layout.mask, layout.back),
+            attention_mask=additive_mask(self._model, layout.mask, layout.positions),
             position_ids=layout.fed,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -276,12 +276,9 @@ class _Continuation:
         position = positions[:, -1:] + 1
         self._positions = torch.cat([positions, position], 1)
         self._seen = torch.nn.functional.pad(self._seen[origin], (0, 1), value=True)
-        back = position - self._positions
         out = self._model(
             input_ids=token[:, None],
-            attention_mask=additive_mask(
-                self._model, self._seen[:, None, None], back[:, None, None]
-            ),
+            attention_mask=additive_mask(self._model, self._seen[:, None, None], self._positions),
             position_ids=position,
             past_key_values=self._cache,
             use_cache=True,

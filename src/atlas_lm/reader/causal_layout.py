@@ -46,11 +46,6 @@ class Layout:
         """Positions of ``ids``."""
         return self.positions[:, -self.ids.shape[1] :]
 
-    @property
-    def back(self) -> Int64[Tensor, "bsz 1 length seen"]:
-        """How many positions before each token of ``ids`` another one stands."""
-        return (self.fed[:, :, None] - self.positions[:, None])[:, None]
-
 
 def lay_out(
     prefix: Int64[Tensor, " prefix"],

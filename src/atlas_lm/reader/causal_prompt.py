@@ -78,6 +78,10 @@ class Wording:
         return stop or [self._tokenizer.eos_token_id]
 
     @cached_property
+    def _passage_end(self) -> list[int]:
+        return self._encode(self._settings.passage_end)
+
+    @cached_property
     def end_ids(self) -> frozenset[int]:
         """Token ids that end a generated answer: end of sequence, and any that holds the stop."""
         ends = {self._tokenizer.eos_token_id} - {None}
@@ -153,8 +157,7 @@ class Wording:
     def passage(self, passage: Passage) -> tuple[list[int], bool]:
         """Return a passage's token ids with its end, and whether it lost some of its text."""
         ids, room = self._worded_passage(passage)
-        end = self._encode(self._settings.passage_end)
-        return ids[:room] + end, len(ids) > room
+        return ids[:room] + self._passage_end, len(ids) > room
 
     def legible(self, passage: Passage) -> Passage:
         """Return a passage without the end of its text that is not read."""
@@ -163,9 +166,8 @@ class Wording:
 
     def _worded_passage(self, passage: Passage) -> tuple[list[int], int]:
         """Return a passage's token ids without its end, and how many of them are read."""
-        end = self._encode(self._settings.passage_end)
         ids = self._encode(format_passage(self._settings.passage_format, passage))
-        return ids, max(self._settings.passage_maxlength - len(end), 0)
+        return ids, max(self._settings.passage_maxlength - len(self._passage_end), 0)
 
     def inputs(self, query: Sequence[str], passages: Sequence[Sequence[Passage]]) -> CausalInputs:
         """Return a batch as tokens, padded to the longest query and the longest passage.

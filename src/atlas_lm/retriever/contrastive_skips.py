@@ -11,11 +11,7 @@ from torch import Tensor
 from atlas_lm.runtime import distributed
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn
-
-IN_ROW = 10
-"""Skipped steps in a row after which a run is stopped."""
-NAMED = 32
-"""Examples of a skipped step that are named."""
+from atlas_lm.runtime.skips import SKIPS_IN_ROW, named
 
 
 @dataclass
@@ -34,23 +30,21 @@ class Skips:
         """
         self.total += 1
         self.in_row += 1
-        every = distributed.in_order_of_ranks(names)
-        more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-        shown = ", ".join(every[:NAMED]) + more
+        shown = named(distributed.in_order_of_ranks(names))
         warn(f"step {step}: the gradient is not finite, update skipped; examples: {shown}")
 
     @property
     def too_many(self) -> bool:
         """Whether the run must stop."""
-        return self.in_row >= IN_ROW
+        return self.in_row >= SKIPS_IN_ROW
 
     def stopped(self, step: int) -> InputError:
         """Return the error that ends a run whose checkpoint of ``step`` is written."""
         return InputError(
-            f"step {step}: the gradients of {IN_ROW} steps in a row are not finite. --resume goes "
-            f"on after them, with the weights of step {step - IN_ROW}, which are finite; otherwise "
-            "lower fit.learning_rate, raise fit.warmup_steps or set fit.precision to fp32, and "
-            "start anew in another directory"
+            f"step {step}: the gradients of {SKIPS_IN_ROW} steps in a row are not finite. --resume "
+            f"goes on after them, with the weights of step {step - SKIPS_IN_ROW}, which are "
+            "finite; otherwise lower fit.learning_rate, raise fit.warmup_steps or set "
+            "fit.precision to fp32, and start anew in another directory"
         )
 
     def tensors(self) -> dict[str, Tensor]:

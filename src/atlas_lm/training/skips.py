@@ -7,15 +7,11 @@ from dataclasses import replace
 
 from atlas_lm.runtime.errors import InputError
 from atlas_lm.runtime.logs import warn
+from atlas_lm.runtime.skips import SKIPS_IN_ROW, named
 from atlas_lm.training.config import TrainingConfig
 from atlas_lm.training.rounds import learn_round
 from atlas_lm.training.state import TrainState
 from atlas_lm.training.update import Update
-
-SKIPS_IN_ROW = 10
-"""Skipped updates in a row after which a run is stopped."""
-NAMED = 32
-"""Examples of a skipped update that are named."""
 
 
 class TrainingStopped(InputError):  # noqa: N818
@@ -39,8 +35,7 @@ def note_skip(state: TrainState, done: Update, guilty: Sequence[str] | None = No
     state.skipped += 1
     state.skipped_in_row += 1
     blamed = guilty or done.skipped
-    more = f" and {len(blamed) - NAMED} more" if len(blamed) > NAMED else ""
-    ids = ", ".join(blamed[:NAMED]) + more
+    ids = named(blamed)
     what = "loss" if guilty else "loss or gradient"
     alone = "" if guilty is None or guilty else " (that of each example alone is)"
     warn(f"step {state.step}: {what} is not finite{alone}, update skipped; examples: {ids}")
